@@ -1,0 +1,13 @@
+"""raremask: which loss works when the foreground is rare, by how much, and how sure can I be?
+
+Importing the package costs nothing: the heavy libraries are imported by the rooms that need them.
+"""
+
+__version__ = "0.0.1"
+
+
+class BadInput(ValueError):
+    """Something the user can mend: a value, a file, a folder.
+
+    The message names the value, the rule and the way out. The entry points print it without a traceback.
+    """

@@ -1,0 +1,177 @@
+"""What happens around training: the loss switch, the history, the panels in TensorBoard."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from tqdm import tqdm
+
+from raremask import BadInput, figures
+from raremask.inference import predict
+from raremask.metrics.gather import count
+from raremask.metrics.overlap import score
+from raremask.runfolder import read_table, write_table
+
+
+class LossSwitch(Callback):
+    """Replaces the loss from an epoch on.
+
+    The epoch alone decides, so a resumed run and an unbroken one agree. At the switch the patience of early stopping
+    and of a plateau scheduler starts anew, as does every checkpoint callback with `{optim/stage...}` in its name;
+    before it, early stopping cannot end the training. `optim/stage` is logged: 1, then 2.
+
+    Args:
+        loss: The loss of the second stage.
+        epoch: The first epoch, counted from 0, that uses it; at least 1.
+        lr: Learning rate with which the second stage starts; None goes on with the present one.
+
+    Raises:
+        ValueError: If `epoch` is below 1.
+    """
+
+    def __init__(self, loss: nn.Module, epoch: int, lr: float | None = None):
+        if epoch < 1:
+            raise ValueError(f"callbacks.switch.epoch must be 1 or more, or there is no first stage; got {epoch}")
+        self.loss, self.epoch, self.lr = loss, epoch, lr
+
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Keep early stopping from ending the training before the switch.
+
+        Raises:
+            BadInput: If the training ends before the switch.
+        """
+        if trainer.max_epochs != -1 and trainer.max_epochs <= self.epoch:
+            raise BadInput(
+                f"callbacks.switch.epoch={self.epoch} is never reached with trainer.max_epochs={trainer.max_epochs}."
+            )
+        trainer.fit_loop.min_epochs = max(trainer.min_epochs or 0, self.epoch + 1)
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Put the loss in its place."""
+        if trainer.current_epoch >= self.epoch:
+            module.loss = self.loss.to(module.device)
+        if trainer.current_epoch == self.epoch:
+            self._restart(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Log the stage."""
+        module.log("optim/stage", 2.0 if trainer.current_epoch >= self.epoch else 1.0)
+
+    def _restart(self, trainer: Trainer) -> None:
+        trainer.should_stop = False
+        for callback in trainer.callbacks:
+            if isinstance(callback, EarlyStopping):
+                callback.wait_count = 0
+                callback.best_score = torch.tensor(-torch.inf if callback.mode == "max" else torch.inf)
+            elif isinstance(callback, ModelCheckpoint) and "{optim/stage" in (callback.filename or ""):
+                callback.best_k_models = {}  # forgotten, so not deleted: the first stage's best stays
+                callback.best_model_score = callback.current_score = None
+                callback.best_model_path = callback.kth_best_model_path = ""
+                callback.kth_value = torch.tensor(-torch.inf if callback.mode == "max" else torch.inf)
+        for config in trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, ReduceLROnPlateau):
+                config.scheduler._reset()
+        if self.lr is not None:
+            for optimizer in trainer.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = self.lr
+
+
+class History(Checkpoint):
+    """Prints a line per epoch and keeps `metrics.csv`, one row per epoch with all that was logged.
+
+    Lightning's own CSVLogger deletes the file when a run is resumed. Here a resumed run goes on below the epochs that
+    its checkpoint has seen. A kind of checkpoint to Lightning, because only those are called after the module has
+    logged the scores of its training epoch.
+
+    Args:
+        folder: Where `metrics.csv` is written.
+        monitor: The score that is printed, such as `val/dice`.
+    """
+
+    def __init__(self, folder: str, monitor: str = "val/dice"):
+        self.file, self.monitor = Path(folder) / "metrics.csv", monitor
+        self.rows: list[dict[str, float]] = []
+        self.started = 0.0
+        self.lr = 0.0
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Take up the rows of an earlier part of this run."""
+        earlier = read_table(self.file) if self.file.is_file() else []
+        self.rows = [row for row in earlier if row["epoch"] < trainer.current_epoch]
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Start the clock, and note the learning rate before the scheduler changes it."""
+        self.started = time.monotonic()
+        self.lr = trainer.optimizers[0].param_groups[0]["lr"]
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Print the line and write the table."""
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        seconds = round(time.monotonic() - self.started, 3)
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": seconds, "optim/lr": self.lr}
+        self.rows.append(row | dict(sorted(logged.items())))
+        write_table(self.file, self.rows)
+        score = logged.get(self.monitor, float("nan"))
+        best = max((row[self.monitor] for row in self.rows if self.monitor in row), default=float("nan"))
+        tqdm.write(  # tqdm's, so that the line stands above a progress bar
+            f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  loss {logged['train/loss']:.4f}  "
+            f"{self.monitor} {score:.4f} (best {best:.4f})  lr {self.lr:.2g}  {seconds:.1f} s"
+        )
+
+
+class Progress(TQDMProgressBar):
+    """Lightning's bar over the batches of an epoch, on a terminal; nothing in a log, where it would fill pages."""
+
+    def __init__(self):
+        super().__init__(refresh_rate=1 if sys.stderr.isatty() else 0, leave=False)
+
+
+class Panels(Callback):
+    """Shows validation images in TensorBoard: image, truth and prediction, with TP green, FP red, FN magenta.
+
+    Args:
+        every: Epochs between two panels.
+        images: How many images, taken evenly from the validation split.
+
+    Raises:
+        ValueError: If a number is below 1.
+    """
+
+    def __init__(self, every: int = 5, images: int = 4):
+        if every < 1 or images < 1:
+            raise ValueError(f"every and images must be 1 or more; got {every} and {images}")
+        self.every, self.images = every, images
+
+    @rank_zero_only
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Add a panel to TensorBoard."""
+        due = trainer.current_epoch % self.every == 0 and trainer.state.fn == "fit" and not trainer.sanity_checking
+        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if not (due and boards):
+            return
+        dataset = trainer.val_dataloaders.dataset
+        number = min(self.images, len(dataset))
+        rows = [figure_row(module, dataset[i * len(dataset) // number]) for i in range(number)]
+        for board in boards:
+            figure = figures.gallery(rows, f"epoch {trainer.current_epoch + 1}")
+            board.experiment.add_figure("val/images", figure, trainer.global_step)
+
+
+def figure_row(module: LightningModule, sample: dict[str, Any]) -> figures.Row:
+    """Predict one sample of an evaluation split and prepare it for a gallery, its Dice in the title."""
+    mask = sample["native_mask"]
+    prediction = predict(module, sample["image"], sample["size"]) > module.threshold
+    dice = score(count(prediction[None, None], mask[None]).numpy(), module.empty)["dice"][0]
+    image = (sample["image"].numpy().transpose(1, 2, 0) * 255).round().astype(np.uint8)
+    return figures.Row(f"{sample['name']}  Dice {dice:.3f}", image, mask[0].numpy(), prediction.numpy())

@@ -1,0 +1,196 @@
+"""Judges the command line before anything heavy is imported, and answers in one readable message.
+
+Hydra finds what is wrong; this room says what was meant.
+"""
+
+import difflib
+import os
+import re
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from raremask import BadInput
+from raremask.metrics.overlap import EMPTY, SCORES
+
+
+def job_name(*choices: object) -> str:
+    """Name a job of a sweep by its choices, without `=`, `,` or `/`.
+
+    >>> job_name("cvc", "unet", "dice", "seed0", "optimizer.lr-0.1")
+    'cvc_unet_dice_seed0_optimizer.lr-0.1'
+    """
+    return "_".join(re.sub(r"[^\w.+-]+", "-", str(choice)) for choice in choices if str(choice))
+
+
+def config_folder(run: str) -> str:
+    """Say where Hydra keeps the config: in `.hydra`, or beside the first one if the folder has one already.
+
+    A folder's first config is that of its run; a resumed or repeated command must not write over it.
+    """
+    if not (Path(run) / ".hydra" / "config.yaml").is_file():
+        return ".hydra"
+    return f".hydra/again_{datetime.now():%Y-%m-%d_%H-%M-%S}"
+
+
+def run_folder(resume: str | None, new: str) -> str:
+    """Say where a run writes: in the folder that it resumes, or in a new one."""
+    return resume or new
+
+
+for resolver in (job_name, config_folder, run_folder):
+    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Print what the user can mend as one message and exit with 2; everything else keeps its traceback.
+
+    With HYDRA_FULL_ERROR=1 in the environment every error keeps its traceback.
+    """
+    warnings.showwarning = _show_warning
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        yield
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra would print the error and exit itself
+    try:
+        yield
+    except (BadInput, HydraException, OmegaConfBaseException) as error:
+        message = explain(error)
+        if message is None:
+            raise
+        print(f"\n{message}", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _show_warning(message: Warning, category: type[Warning], filename: str, lineno: int, file=None, line=None) -> None:
+    ours = issubclass(category, UserWarning) and not issubclass(category, DeprecationWarning)
+    text = f"Warning: {message}\n" if ours else warnings.formatwarning(message, category, filename, lineno, line)
+    sys.stderr.write(text)
+
+
+def explain(error: Exception) -> str | None:
+    """Say what was meant, or None if the error is not the user's."""
+    if isinstance(error, BadInput):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        *group, choice = error.missing_cfg_file.split("/")
+        if group and error.options is not None:
+            name = "/".join(group)
+            return (
+                f"{name}={choice} is not there.{_meant(choice, error.options, name)}\nChoices: {_list(error.options)}"
+            )
+    if isinstance(error, InstantiationException):
+        cause = error.__cause__
+        while isinstance(cause, InstantiationException):
+            cause = cause.__cause__
+        if isinstance(cause, BadInput):
+            return str(cause)
+        if isinstance(cause, ValueError | TypeError | ImportError):
+            return f"{cause}\n({str(error).splitlines()[-1]}; HYDRA_FULL_ERROR=1 shows where)"
+        return None
+    if isinstance(error, ConfigCompositionException | OmegaConfBaseException):
+        cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+        if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None and "not in" in str(cause):
+            return _unknown_key(cause)
+        return "\n".join(str(part) for part in (error, error.__cause__) if part)
+    return None
+
+
+def _unknown_key(error: OmegaConfBaseException) -> str:
+    """Look for the key among its siblings first, then in the whole config."""
+    key, parent = str(error.key), error.parent_node
+    full = str(error.full_key)
+    prefix = full[: -len(key)]
+    close = difflib.get_close_matches(key, [str(sibling) for sibling in parent], n=2, cutoff=0.6)
+    found = [prefix + sibling for sibling in close]
+    if not found:
+        root = parent._get_root()
+        names: dict[str, list[str]] = {}
+        for path in _paths(root):
+            if path.split(".")[0] != "hydra":
+                names.setdefault(path.split(".")[-1], []).append(path)
+        close = difflib.get_close_matches(key, names, n=1, cutoff=0.7)
+        found = sorted((path for name in close for path in names[name]), key=lambda path: not path.startswith(prefix))
+        found = found[:3]
+    meant = f" Did you mean {' or '.join(found)}?" if found else ""
+    inside = [str(sibling) for sibling in parent if sibling != "hydra" and not str(sibling).startswith("_")]
+    return f"{full} is not a setting.{meant}\n{prefix.rstrip('.') or 'The config'} has: {_list(inside)}"
+
+
+def _paths(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in node:
+        path = f"{prefix}{key}"
+        yield path
+        child = None if OmegaConf.is_missing(node, key) else node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_interpolation() and not child._is_none():
+            yield from _paths(child, f"{path}.")
+
+
+def _meant(word: str, known: Sequence[str], group: str = "") -> str:
+    close = difflib.get_close_matches(word, known, n=2, cutoff=0.5)
+    return f" Did you mean {' or '.join(f'{group}={name}' if group else name for name in close)}?" if close else ""
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse, within a second, what would otherwise be found after minutes.
+
+    The folder that Hydra made for the run is taken away again.
+
+    Raises:
+        BadInput: If the monitored score does not exist, the policy for empty masks is unknown, or the dataset's folder
+            is not there.
+    """
+    try:
+        _check(cfg)
+    except BadInput:
+        folder = Path(cfg.folder)
+        if {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:
+            shutil.rmtree(folder)
+        raise
+
+
+def _check(cfg: DictConfig) -> None:
+    scores = [f"val/{name}{suffix}" for suffix in ("", "_fov") for name in (*SCORES, "dice_pooled", "iou_pooled")]
+    if cfg.monitor not in scores:
+        why = " The values of two losses, or of two stages, cannot be compared." if "loss" in cfg.monitor else ""
+        raise BadInput(
+            f"monitor={cfg.monitor} is not a score that is logged.{why}{_meant(cfg.monitor, scores, 'monitor')}\n"
+            f"Scores: {', '.join(scores)} (_fov: inside the field of view, where a dataset has one)"
+        )
+    if cfg.empty not in EMPTY:
+        raise BadInput(f"empty={cfg.empty} is no policy for empty masks. Choices: {', '.join(EMPTY)}")
+    root = cfg.dataset.get("root")
+    if root is not None and not Path(root).is_dir():
+        raise BadInput(
+            f"There is no folder {root}. Put the dataset there, name its folder with dataset.root=<folder>, "
+            "or name the folder of all datasets with the environment variable RAREMASK_DATA."
+        )
+
+
+def check_run(folder: str | None) -> None:
+    """Refuse a folder that holds no run.
+
+    Raises:
+        BadInput: If no folder is given, or there is no `.hydra/config.yaml` in it.
+    """
+    if folder is None:
+        raise BadInput("Which run? Name its folder: run=outputs/runs/<dataset>/<loss>/<time>")
+    if not (Path(folder) / ".hydra" / "config.yaml").is_file():
+        near = sorted(str(path.parent.parent) for path in Path("outputs").glob("**/.hydra/config.yaml"))
+        known = f" Runs: {', '.join(near[-3:])}" if near else ""
+        raise BadInput(f"{folder} is not the folder of a run: it has no .hydra/config.yaml.{known}")

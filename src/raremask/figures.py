@@ -1,0 +1,112 @@
+"""Pictures: predictions beside the truth, and learning curves."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+#: What becomes of a pixel, and its colour in RGB.
+COLOURS = {"TP": (0, 200, 0), "FP": (230, 0, 0), "FN": (230, 0, 230)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of a gallery.
+
+    Args:
+        title: Stands over the prediction.
+        image: `(h, w, 1 or 3)` uint8, any size.
+        mask: `(height, width)` boolean.
+        prediction: `(height, width)` boolean.
+    """
+
+    title: str
+    image: np.ndarray
+    mask: np.ndarray
+    prediction: np.ndarray
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, prediction: np.ndarray, opacity: float = 0.6) -> np.ndarray:
+    """Paint true positives green, false positives red and false negatives magenta over a gray image.
+
+    Args:
+        image: `(h, w, 1 or 3)` uint8; resized to the mask.
+        mask: `(height, width)` boolean.
+        prediction: `(height, width)` boolean.
+        opacity: How much of the colour covers the image, in [0, 1].
+
+    Returns:
+        `(height, width, 3)` uint8.
+
+    >>> bool(overlay(np.zeros((1, 1, 1), np.uint8), np.array([[True]]), np.array([[True]]), 1.0)[0, 0, 1] == 200)
+    True
+    """
+    gray = image.mean(axis=2).astype(np.uint8)
+    gray = cv2.resize(gray, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    painted = np.repeat(gray[..., None], 3, axis=2).astype(np.float32)
+    for kind, where in (("TP", mask & prediction), ("FP", ~mask & prediction), ("FN", mask & ~prediction)):
+        painted[where] = (1 - opacity) * painted[where] + opacity * np.array(COLOURS[kind], np.float32)
+    return painted.round().astype(np.uint8)
+
+
+def gallery(rows: Sequence[Row], heading: str = "") -> Figure:
+    """Draw image, truth and prediction side by side, one image to a row.
+
+    Args:
+        rows: What is shown, from top to bottom; at least one.
+        heading: Stands over everything.
+
+    Returns:
+        A figure that belongs to no window; save it with `savefig`.
+    """
+    height, width = rows[0].mask.shape
+    figure = Figure(figsize=(9, 0.75 + len(rows) * (3 * height / width + 0.3)), layout="constrained")
+    axes = figure.subplots(len(rows), 3, squeeze=False)
+    for line, row in zip(axes, rows, strict=True):
+        line[0].imshow(row.image.squeeze(), cmap="gray", vmin=0, vmax=255)
+        line[1].imshow(row.mask, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        line[2].imshow(overlay(row.image, row.mask, row.prediction), interpolation="nearest")
+        line[2].set_title(row.title, fontsize=9)
+        for axis in line:
+            axis.set_axis_off()
+    for axis, name in zip(axes[0][:2], ("image", "truth"), strict=True):
+        axis.set_title(name, fontsize=9)
+    names = {"TP": "found (TP)", "FP": "too much (FP)", "FN": "missed (FN)"}
+    patches = [Patch(color=np.array(colour) / 255, label=names[kind]) for kind, colour in COLOURS.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    if heading:
+        figure.suptitle(heading, fontsize=11)
+    return figure
+
+
+def curves(history: Sequence[Mapping[str, float]], stage: str = "optim/stage") -> Figure:
+    """Draw the losses and the Dice scores over the epochs.
+
+    Args:
+        history: One mapping per epoch with `epoch` and whatever was logged; missing values are left out.
+        stage: The key whose changes are marked by a vertical line.
+
+    Returns:
+        A figure that belongs to no window.
+    """
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    panels = {"Loss (training)": ["train/loss"], "Dice": ["train/dice", "val/dice", "val/dice_pooled", "val/dice_fov"]}
+    for axis, (title, keys) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for key in keys:
+            points = [(row["epoch"], row[key]) for row in history if math.isfinite(row.get(key, math.nan))]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None, label=key)
+        for before, after in itertools.pairwise(history):
+            if before.get(stage) != after.get(stage):
+                axis.axvline(after["epoch"], color="gray", linestyle="--", label="loss switch")
+        axis.set(title=title, xlabel="epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.axes[1].set_ylim(0, 1)
+    return figure

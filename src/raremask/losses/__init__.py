@@ -1,0 +1,13 @@
+"""Losses for binary segmentation with rare foreground.
+
+The contract, the same for every loss, and tested by :func:`raremask.losses.contract.check_loss`:
+
+- ``loss(logits, mask)`` returns a scalar. ``logits`` is ``(B, 1, H, W)`` of any float type, before the sigmoid;
+  ``mask`` is ``(B, 1, H, W)`` of 0 and 1.
+- Inside it counts in float32: a sum over 512 x 512 pixels overflows float16.
+- Value and gradient are finite on empty and on full masks, and the docstring says what an empty mask is worth.
+- Nothing is stored: the ``state_dict`` is empty, so a checkpoint fits whatever loss comes next.
+
+A loss lives in the room of what it looks at: single pixels (``pixel``), the overlap of two regions (``overlap``), the
+boundary (``boundary``), the share of each class (``adaptive``). A compound is a config over ``compound.Sum``.
+"""

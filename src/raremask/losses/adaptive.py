@@ -1,0 +1,95 @@
+"""Losses whose weights follow the share of each class in the batch."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from raremask.losses.pixel import cross_entropy
+
+EMPTY = ("zero", "background")
+
+
+@torch.no_grad()
+def class_counts(mask: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
+    """Number of foreground and of background pixels.
+
+    Counted in integers, which float32 could not do past 16 million pixels. Counts of the whole batch are summed over
+    all processes of a distributed training, so that two processes with two images weigh like one with four.
+
+    Args:
+        mask: `(B, 1, H, W)` of 0 and 1.
+        per_image: Count each image on its own.
+
+    Returns:
+        Two float32 tensors of shape `(B, 1, 1, 1)` if `per_image`, else `(1, 1, 1, 1)`.
+    """
+    over = (1, 2, 3) if per_image else (0, 1, 2, 3)
+    foreground = (mask != 0).sum(over, keepdim=True)
+    counts = torch.stack([foreground, torch.full_like(foreground, mask.numel() // foreground.numel()) - foreground])
+    if not per_image and dist.is_available() and dist.is_initialized():
+        dist.all_reduce(counts)
+    foreground, background = counts.float()
+    return foreground, background
+
+
+def balance(foreground: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Weights that shrink the larger class to the mass of the smaller one.
+
+    .. math:: w_+ = \min(1, S_- / S_+) \qquad w_- = \min(1, S_+ / S_-)
+
+    Args:
+        foreground: Number of foreground pixels S+, any shape.
+        background: Number of background pixels S-, the same shape.
+
+    Returns:
+        Weight of foreground and of background pixels. Where one class is absent, both are 0 in effect: the absent
+        class has no pixels, and the other one gets weight 0.
+    """
+    weight_foreground = (background / foreground.clamp(min=1)).clamp(max=1)
+    weight_background = (foreground / background.clamp(min=1)).clamp(max=1)
+    return weight_foreground, weight_background
+
+
+class Dynamit(nn.Module):
+    r"""Cross-entropy in which the larger class is weighted down to the mass of the smaller one.
+
+    .. math:: \frac{1}{N} \sum_i w(t_i) \, \mathrm{BCE}(z_i, t_i), \quad
+              w_+ = \min(1, S_-/S_+), \; w_- = \min(1, S_+/S_-)
+
+    A plain mean, not divided by the sum of the weights. It equals min(S+, S-) / N times (mean BCE over the foreground
+    plus mean BCE over the background), so value and gradient shrink with the foreground fraction: at 1 % foreground
+    it needs a learning rate far above that of BCE, or an optimiser that rescales, such as Adam.
+
+    Range 0 (perfect) upwards. An empty mask is worth 0 and has no gradient, as published (`empty: zero`): images
+    without foreground never teach. `empty: background` gives them weights (0.1, 1.0) instead.
+
+    Args:
+        per_image: Count the classes in each image; else in the whole batch, over all processes.
+        empty: What counts without any foreground teach: `zero` (nothing, as published) or `background`.
+
+    Raises:
+        ValueError: If `empty` is neither of the two.
+
+    Source:
+        Patsias, "Tackling Class Imbalance in Medical Image Segmentation" (2025), the Dynamit loss;
+        `empty: background` as in a sibling project of the University of Zurich.
+
+    >>> mask = torch.tensor([[[[1.0, 0.0, 0.0, 0.0]]]])
+    >>> Dynamit()(torch.zeros_like(mask), mask)  # log 2 (1 + 3 * 1/3) / 4
+    tensor(0.3466)
+    """
+
+    def __init__(self, per_image: bool = False, empty: str = "zero"):
+        super().__init__()
+        if empty not in EMPTY:
+            raise ValueError(f"empty must be one of {', '.join(EMPTY)}; got {empty!r}")
+        self.per_image, self.empty = per_image, empty
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Return the scalar loss of `logits` and `mask`, both `(B, 1, H, W)`."""
+        foreground, background = class_counts(mask, self.per_image)
+        weight_foreground, weight_background = balance(foreground, background)
+        if self.empty == "background":
+            weight_background = torch.where(foreground == 0, 1.0, weight_background)
+        weight = torch.where(mask != 0, weight_foreground, weight_background)
+        return (weight * cross_entropy(logits, mask)).mean()

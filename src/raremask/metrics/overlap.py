@@ -1,0 +1,108 @@
+"""Overlap scores from counted pixels: foreground only, image by image.
+
+Counts are an array of shape `(n, 4)`, one row per image with the columns of :data:`COUNTS`.
+
+Where a score is 0 / 0 it is 0, with one exception: an image whose mask and prediction are both empty is worth what the
+policy for empty masks says. `one`: 1, as on Kaggle; `skip`: NaN, left out of means; `zero`: 0. A false positive on an
+empty mask scores 0 under every policy. The background is never averaged in.
+"""
+
+import numpy as np
+
+COUNTS = ("tp", "fp", "fn", "tn")
+EMPTY = {"one": 1.0, "skip": np.nan, "zero": 0.0}
+
+
+def dice(tp, fp, fn):
+    """2 TP / (2 TP + FP + FN), the F1 score of the foreground."""
+    return 2 * tp, 2 * tp + fp + fn
+
+
+def iou(tp, fp, fn):
+    """TP / (TP + FP + FN), the Jaccard index of the foreground."""
+    return tp, tp + fp + fn
+
+
+def precision(tp, fp, fn):
+    """TP / (TP + FP): how much of what is painted is foreground."""
+    return tp, tp + fp
+
+
+def recall(tp, fp, fn):
+    """TP / (TP + FN): how much of the foreground is painted."""
+    return tp, tp + fn
+
+
+#: Every score by its name, each as (numerator, denominator) of tp, fp and fn.
+SCORES = {"dice": dice, "iou": iou, "precision": precision, "recall": recall}
+
+
+def score(counts: np.ndarray, empty: str = "one") -> dict[str, np.ndarray]:
+    """Every score of every image.
+
+    Args:
+        counts: `(n, 4)` numbers of pixels, columns tp, fp, fn, tn.
+        empty: What an image is worth whose mask and prediction are both empty: `one`, `skip` (NaN) or `zero`.
+
+    Returns:
+        An array of shape `(n,)` for each name in :data:`SCORES`, in [0, 1] or NaN.
+
+    Raises:
+        ValueError: If there is no such policy.
+
+    >>> {name: float(values[0]) for name, values in score(np.array([[1, 1, 3, 5]])).items()}
+    {'dice': 0.3333333333333333, 'iou': 0.2, 'precision': 0.5, 'recall': 0.25}
+    """
+    if empty not in EMPTY:
+        raise ValueError(f"empty must be one of {', '.join(EMPTY)}; got {empty!r}")
+    tp, fp, fn, _ = np.asarray(counts, dtype=np.float64).reshape(-1, 4).T
+    scores = {}
+    for name, ratio in SCORES.items():
+        above, below = ratio(tp, fp, fn)
+        values = np.divide(above, below, out=np.zeros_like(tp), where=below > 0)
+        scores[name] = np.where(tp + fp + fn == 0, EMPTY[empty], values)
+    return scores
+
+
+def summary(counts: np.ndarray, empty: str = "one") -> dict[str, float]:
+    """The scores of a whole set of images.
+
+    Args:
+        counts: `(n, 4)` numbers of pixels, columns tp, fp, fn, tn; at least one row.
+        empty: Policy for images whose mask and prediction are both empty, see :func:`score`.
+
+    Returns:
+        The mean over images of each score under its plain name; Dice and IoU of all pixels pooled as `dice_pooled` and
+        `iou_pooled`; the share of foreground pixels as `foreground_predicted` and `foreground_true`. A mean over
+        nothing (all images skipped) is NaN.
+
+    >>> two = np.array([[10, 0, 0, 90], [0, 0, 10, 90]])  # one found, one missed
+    >>> round(summary(two)["dice"], 3), round(summary(two)["dice_pooled"], 3)
+    (0.5, 0.667)
+    """
+    counts = np.asarray(counts).reshape(-1, 4)
+    means = {}
+    for name, values in score(counts, empty).items():
+        kept = values[~np.isnan(values)]
+        means[name] = float(kept.mean()) if kept.size else float("nan")
+    pooled = score(counts.sum(axis=0), empty)
+    tp, fp, fn, tn = counts.sum(axis=0)
+    pixels = tp + fp + fn + tn
+    return means | {
+        "dice_pooled": float(pooled["dice"][0]),
+        "iou_pooled": float(pooled["iou"][0]),
+        "foreground_predicted": float((tp + fp) / pixels),
+        "foreground_true": float((tp + fn) / pixels),
+    }
+
+
+def all_background(counts: np.ndarray) -> np.ndarray:
+    """The counts, had the prediction been empty on every image."""
+    tp, fp, fn, tn = np.asarray(counts).reshape(-1, 4).T
+    return np.stack([0 * tp, 0 * tp, tp + fn, fp + tn], axis=1)
+
+
+def all_foreground(counts: np.ndarray) -> np.ndarray:
+    """The counts, had every pixel of every image been painted."""
+    tp, fp, fn, tn = np.asarray(counts).reshape(-1, 4).T
+    return np.stack([tp + fn, fp + tn, 0 * tp, 0 * tp], axis=1)

@@ -1,0 +1,149 @@
+"""The LightningModule: what happens to a batch."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from raremask.inference import to_native
+from raremask.metrics.gather import ImageCounts, count
+from raremask.metrics.overlap import summary
+
+
+class Segmenter(LightningModule):
+    """Trains and scores a network; receives every part, and builds none.
+
+    Logged per epoch: `train/loss` and its named terms, the scores of :func:`~raremask.metrics.overlap.summary` under
+    `train/`, `val/` and `test/`, and `optim/grad_norm`. Training scores are taken at the network's size, all others at
+    the native size of each image. Where a dataset has a validity mask (a field of view), scores over its pixels alone
+    stand beside the others under names that end in `_fov`.
+
+    Args:
+        net: Gives logits `(B, 1, H, W)` for an image `(B, C, H, W)`.
+        loss: Called as `loss(logits, mask)`; its named parts are logged if it has a method `parts`.
+        optimizer: Makes the optimiser from the parameters.
+        scheduler: Makes the learning rate's scheduler from the optimiser; stepped after every epoch.
+        monitor: The logged score that a plateau scheduler watches, such as `val/dice`.
+        threshold: A pixel is foreground if its probability is more than this.
+        empty: Policy for images whose mask and prediction are both empty, see :mod:`raremask.metrics.overlap`.
+        seed: With the epoch, decides the random numbers of training (dropout), so that a resumed run draws the same.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        scheduler: Callable[[Optimizer], LRScheduler],
+        monitor: str = "val/dice",
+        threshold: float = 0.5,
+        empty: str = "one",
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.net, self.loss = net, loss
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.monitor, self.threshold, self.empty, self.seed = monitor, threshold, empty, seed
+        self.counts = nn.ModuleDict({f"{split}_counts": ImageCounts() for split in ("train", "val", "test")})
+        self.counts_fov = nn.ModuleDict({f"{split}_counts": ImageCounts() for split in ("val", "test")})
+        #: After an evaluation: `{split: {"": rows, "_fov": rows}}`, rows as ImageCounts gives them.
+        self.rows: dict[str, dict[str, Tensor]] = {}
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits `(B, 1, H, W)` of `image` `(B, C, H, W)` in [0, 1]."""
+        return self.net(image)
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+        """Return the loss of a batch."""
+        logits, mask = self(batch["image"]), batch["mask"]
+        loss = self._log_loss("train", logits, mask)
+        with torch.no_grad():
+            self.counts["train_counts"].update(batch["index"], count(self._paint(logits), mask.bool()))
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """Score a batch, and log its loss."""
+        logits = self(batch["image"])
+        self._log_loss("val", logits, batch["mask"])
+        self._count("val", logits, batch)
+
+    def test_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """Score a batch."""
+        self._count("test", self(batch["image"]), batch)
+
+    def on_train_epoch_start(self) -> None:
+        """Seed the random numbers of this epoch."""
+        torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 1_009 + self.global_rank)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the norm of the gradient before it is clipped."""
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        self.log("optim/grad_norm", norm, on_step=False, on_epoch=True, batch_size=1)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the training scores, and step a plateau scheduler.
+
+        Lightning would step it after the last checkpoint is written, and a resumed run would miss that step.
+        """
+        self._log_scores("train")
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, ReduceLROnPlateau) and self.monitor in self.trainer.callback_metrics:
+            scheduler.step(self.trainer.callback_metrics[self.monitor])
+
+    def lr_scheduler_step(self, scheduler: LRScheduler, metric: Any) -> None:
+        """Step a scheduler that watches no score."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation scores."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test scores."""
+        self._log_scores("test")
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Return the optimiser and its scheduler."""
+        optimizer = self.optimizer(self.parameters())
+        scheduler = {"scheduler": self.scheduler(optimizer), "monitor": self.monitor, "name": "optim/lr"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _paint(self, logits: Tensor) -> Tensor:
+        return torch.sigmoid(logits.float()) > self.threshold
+
+    def _log_loss(self, split: str, logits: Tensor, mask: Tensor) -> Tensor:
+        parts = self.loss.parts(logits, mask) if hasattr(self.loss, "parts") else {}
+        loss = sum(parts.values()) if parts else self.loss(logits, mask)
+        values = {f"{split}/loss": loss} | {f"{split}/loss/{name}": part for name, part in parts.items()}
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(mask), sync_dist=True)
+        return loss
+
+    def _count(self, split: str, logits: Tensor, batch: dict[str, Any]) -> None:
+        """Count each image at its native size."""
+        probability = torch.sigmoid(logits.float())
+        valids = batch.get("native_valid", [None] * len(probability))
+        for image, index, mask, valid in zip(probability, batch["index"], batch["native_mask"], valids, strict=True):
+            painted = to_native(image[None], mask.shape[-2:]) > self.threshold
+            self.counts[f"{split}_counts"].update(index[None], count(painted, mask[None]))
+            if valid is not None:
+                self.counts_fov[f"{split}_counts"].update(index[None], count(painted, mask[None], valid[None]))
+
+    def _log_scores(self, split: str) -> None:
+        """Log the summary of all images of a split, keep their rows, and start anew."""
+        self.rows[split] = {}
+        for suffix, metrics in (("", self.counts), ("_fov", self.counts_fov)):
+            name = f"{split}_counts"
+            if name not in metrics or not metrics[name].rows:
+                continue
+            metric = metrics[name]
+            rows = metric.compute().cpu()
+            metric.reset()
+            self.rows[split][suffix] = rows
+            scores = summary(rows[:, 1:].numpy(), self.empty)
+            self.log_dict({f"{split}/{name}{suffix}": value for name, value in scores.items()})

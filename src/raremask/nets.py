@@ -1,0 +1,256 @@
+"""Networks: an image in, one channel of logits out, at the image's size whatever it is.
+
+Every network takes `(B, C, H, W)` float in [0, 1], standardises it itself and pads it to what its levels need, so that
+the same weights give the same answer wherever they are used.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raremask import BadInput
+
+
+class Standardize(nn.Module):
+    """Takes the mean off each channel and divides by its standard deviation.
+
+    Args:
+        mean: One number per channel in [0, 1], or None: each image's own mean.
+        std: One number per channel, or None: each image's own standard deviation. Given with `mean`, or neither.
+
+    Raises:
+        ValueError: If only one of the two is given.
+    """
+
+    def __init__(self, mean: Sequence[float] | None, std: Sequence[float] | None):
+        super().__init__()
+        if (mean is None) != (std is None):
+            raise ValueError(f"give mean and std together, or neither; got mean={mean}, std={std}")
+        self.per_image = mean is None
+        if mean is not None:
+            self.register_buffer("mean", torch.tensor(list(mean)).view(1, -1, 1, 1), persistent=False)
+            self.register_buffer("std", torch.tensor(list(std)).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return `image` `(B, C, H, W)`, standardised."""
+        if self.per_image:
+            std, mean = torch.std_mean(image, dim=(2, 3), keepdim=True, correction=0)
+            return (image - mean) / (std + 1e-5)
+        return (image - self.mean) / self.std
+
+
+def pad_to(image: Tensor, multiple: int) -> Tensor:
+    """Repeat the right and lower edge until both sides are a multiple of `multiple`, and at least twice that.
+
+    Twice, because an instance normalisation over a single pixel would make it 0.
+
+    Args:
+        image: `(B, C, H, W)`.
+        multiple: The factor by which the network shrinks the image at its lowest level.
+
+    Returns:
+        `(B, C, H', W')` with H' >= H and W' >= W.
+    """
+    height, width = image.shape[-2:]
+    below, right = (max(2 * multiple, -(-side // multiple) * multiple) - side for side in (height, width))
+    return F.pad(image, (0, right, 0, below), mode="replicate") if below or right else image
+
+
+NORMS = {
+    "instance": lambda channels: nn.InstanceNorm2d(channels, affine=False),
+    "batch": nn.BatchNorm2d,
+}
+INITS = {
+    "he": lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
+    "xavier": nn.init.xavier_uniform_,
+}
+
+
+class UNet(nn.Module):
+    """U-Net with two convolutions per level, strided max pooling down and transposed convolutions up.
+
+    Args:
+        in_channels: 1 (grayscale) or 3 (RGB).
+        base: Channels of the first level; every level down doubles them.
+        levels: How often the resolution is halved; the lowest level has `base * 2**levels` channels.
+        norm: `instance` (without learned scale, as the thesis) or `batch`.
+        init: `he` or `xavier` for all convolutions; biases start at 0.
+        dropout: Share of the channels dropped at the lowest level, in [0, 1).
+        mean: Mean of the channels in [0, 1]; None standardises each image by itself.
+        std: Standard deviation of the channels; given with `mean`, or neither.
+
+    Raises:
+        ValueError: If `norm` or `init` is unknown or a number is out of its range.
+
+    Source:
+        Ronneberger, Fischer & Brox (2015), https://arxiv.org/abs/1505.04597, with padded convolutions. The thesis
+        uses base 64, 4 levels, instance normalisation and Xavier.
+
+    >>> UNet(in_channels=3, base=4, levels=2)(torch.rand(1, 3, 30, 41)).shape
+    torch.Size([1, 1, 30, 41])
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        base: int = 64,
+        levels: int = 4,
+        norm: str = "instance",
+        init: str = "xavier",
+        dropout: float = 0.0,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ):
+        super().__init__()
+        for name, value, known in (("norm", norm, NORMS), ("init", init, INITS)):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
+        if base < 1 or levels < 1 or not 0 <= dropout < 1:
+            raise ValueError(f"base and levels must be 1 or more, dropout in [0, 1); got {base}, {levels}, {dropout}")
+        self.multiple = 2**levels
+        widths = [base * 2**level for level in range(levels + 1)]
+        self.standardize = Standardize(mean, std)
+        self.down = nn.ModuleList(
+            _two_convolutions(before, width, norm)
+            for before, width in zip([in_channels, *widths], widths, strict=False)
+        )
+        self.dropout = nn.Dropout2d(dropout)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(2 * width, width, 2, stride=2) for width in reversed(widths[:-1]))
+        self.merge = nn.ModuleList(_two_convolutions(2 * width, width, norm) for width in reversed(widths[:-1]))
+        self.head = nn.Conv2d(base, 1, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                INITS[init](module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits `(B, 1, H, W)` of `image` `(B, C, H, W)` in [0, 1]."""
+        height, width = image.shape[-2:]
+        features = pad_to(self.standardize(image), self.multiple)
+        skips = []
+        for level, convolutions in enumerate(self.down):
+            features = convolutions(F.max_pool2d(features, 2) if level else features)
+            skips.append(features)
+        features = self.dropout(skips.pop())
+        for up, merge in zip(self.up, self.merge, strict=True):
+            features = merge(torch.cat([skips.pop(), up(features)], dim=1))
+        return self.head(features)[..., :height, :width]
+
+
+def _two_convolutions(before: int, width: int, norm: str) -> nn.Sequential:
+    layers = []
+    for channels in (before, width):  # no bias: the normalisation takes it off again
+        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), NORMS[norm](width), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+class EncoderDecoder(nn.Module):
+    """A decoder of segmentation-models-pytorch on one of its encoders, from scratch or with pretrained weights.
+
+    Args:
+        architecture: Name of the decoder in smp: Unet, UnetPlusPlus, FPN, DeepLabV3Plus, ...
+        encoder: Name of the encoder in smp: resnet34, mobilenet_v2, tu-tf_efficientnet_lite0, ...
+        encoder_weights: `imagenet` (downloaded once), None (from scratch), or a file with the encoder's state dict:
+            `.pth` or `.pt` of plain tensors, or `.safetensors`.
+        in_channels: 1 (grayscale; the weights of the first convolution are summed) or 3 (RGB).
+        dropout: Share of the decoder's last channels dropped before the head, in [0, 1).
+        mean: Mean of the channels in [0, 1] with which the encoder was trained; averaged for one channel. None
+            standardises each image by itself.
+        std: Standard deviation of the channels; given with `mean`, or neither.
+
+    Raises:
+        BadInput: If smp does not know a name, or the weights cannot be had or do not fit.
+
+    Source:
+        https://github.com/qubvel-org/segmentation_models.pytorch (MIT), the widest kept collection of 2D networks.
+    """
+
+    def __init__(
+        self,
+        architecture: str = "Unet",
+        encoder: str = "resnet34",
+        encoder_weights: str | None = "imagenet",
+        in_channels: int = 3,
+        dropout: float = 0.0,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ):
+        super().__init__()
+        if mean is not None and std is not None and in_channels == 1:
+            mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
+        self.standardize = Standardize(mean, std)
+        from_file = encoder_weights not in (None, "imagenet")
+        if from_file and not Path(encoder_weights).is_file():
+            raise BadInput(
+                f"model.encoder_weights={encoder_weights} is no file; it must be imagenet, null or a file of weights."
+            )
+        self.net = _from_smp(architecture, encoder, None if from_file else encoder_weights, in_channels)
+        if from_file:
+            _load_encoder(self.net.encoder, Path(encoder_weights))
+        self.net.segmentation_head = nn.Sequential(nn.Dropout2d(dropout), self.net.segmentation_head)
+        self.multiple = self.net.encoder.output_stride
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits `(B, 1, H, W)` of `image` `(B, C, H, W)` in [0, 1]."""
+        height, width = image.shape[-2:]
+        return self.net(pad_to(self.standardize(image), self.multiple))[..., :height, :width]
+
+
+def _from_smp(architecture: str, encoder: str, weights: str | None, in_channels: int) -> nn.Module:
+    known = {name.lower(): name for name in vars(smp) if isinstance(getattr(smp, name), type)}
+    if architecture.lower() not in known:
+        raise BadInput(_unknown("model.architecture", architecture, list(known.values())))
+    if not encoder.startswith("tu-") and encoder not in smp.encoders.get_encoder_names():
+        raise BadInput(_unknown("model.encoder", encoder, smp.encoders.get_encoder_names()))
+    if encoder.startswith("tu-") and weights:
+        weights = True  # what smp expects for timm's encoders: their weights are part of their name
+    try:
+        return smp.create_model(architecture, encoder, encoder_weights=weights, in_channels=in_channels, classes=1)
+    except Exception as error:
+        if not weights:
+            raise
+        # The hub's client raises many types: no connection, a proxy's refusal, no such file.
+        raise BadInput(
+            f"Could not get the ImageNet weights of {encoder}: {type(error).__name__}: {str(error).splitlines()[0]}\n"
+            "Without a connection, set model.encoder_weights=null to train from scratch, or "
+            "model.encoder_weights=<file> with the encoder's state dict (.pth, .pt or .safetensors)."
+        ) from error
+
+
+def _unknown(key: str, value: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(value, known, n=3, cutoff=0.5)
+    meant = f" Did you mean {', '.join(close)}?" if close else ""
+    return f"{key}={value} is not in segmentation-models-pytorch.{meant}"
+
+
+def _load_encoder(encoder: nn.Module, file: Path) -> None:
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        weights = load_file(file)
+    else:
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    expected = encoder.state_dict()
+    if not weights.keys() & expected.keys():  # timm's encoders are wrapped once more by smp
+        weights = {f"model.{key}": value for key, value in weights.items()}
+    missing = [key for key in expected if key not in weights]
+    if missing:
+        raise BadInput(
+            f"{file} lacks {len(missing)} of the encoder's {len(expected)} tensors, such as {', '.join(missing[:3])}. "
+            "Is it the state dict of this encoder?"
+        )
+    fitting = {}
+    for key, value in expected.items():
+        weight = weights[key]
+        if weight.ndim == 4 and value.shape[1] == 1 and weight.shape[1] == 3 and weight.shape[0] == value.shape[0]:
+            weight = weight.sum(dim=1, keepdim=True)  # grayscale: the three colours are one, as smp does it
+        if weight.shape != value.shape:
+            raise BadInput(f"{file}: {key} has shape {tuple(weight.shape)}, the encoder needs {tuple(value.shape)}.")
+        fitting[key] = weight
+    encoder.load_state_dict(fitting)

@@ -1,0 +1,311 @@
+"""From a config to objects, and from objects to a run: the only room that instantiates."""
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from raremask import BadInput, figures
+from raremask.callbacks import Progress, figure_row
+from raremask.data.base import ImageMaskData
+from raremask.metrics.overlap import all_background, all_foreground, score, summary
+from raremask.module import Segmenter
+from raremask.runfolder import read_counts, read_table, status, write_scores
+
+log = logging.getLogger(__name__)
+
+SHOWN = ("dice", "iou", "precision", "recall", "dice_pooled")
+
+
+def train(cfg: DictConfig) -> float:
+    """Train, score the best checkpoint on validation and test, and leave a run folder.
+
+    Args:
+        cfg: The composed `conf/train.yaml`.
+
+    Returns:
+        The best monitored score.
+
+    Raises:
+        BadInput: If the data, the device or the folder does not allow it; before training starts.
+    """
+    _quieten()
+    if cfg.resume:
+        cfg = _resumed(cfg)
+    folder = Path(cfg.folder)
+    last = folder / "checkpoints" / "last.ckpt"
+    if cfg.resume and not last.is_file():
+        raise BadInput(f"{folder} has no checkpoints/last.ckpt to go on from: no epoch had ended. Start it anew.")
+    if not cfg.resume and (folder / "status.json").is_file():
+        raise BadInput(f"{folder} already holds a run. Choose another name (sweep=...), or go on with resume={folder}.")
+    names = _choices(folder) | {"seed": cfg.seed}
+
+    with status(folder, **names):
+        data, module = build(cfg)
+        callbacks = list(instantiate(cfg.callbacks).values())
+        loggers = list(instantiate(cfg.logger).values())
+        trainer = build_trainer(cfg.trainer, callbacks=callbacks, logger=loggers)
+        _say_what_starts(data, module, trainer, names, folder)
+        trainer.fit(module, datamodule=data, ckpt_path=last if cfg.resume else None, weights_only=True)
+
+        trainer.loggers = []  # the curves end here: the scores of the best checkpoint are no further epoch
+        checkpoint = folder / "checkpoints" / "best.ckpt"
+        scores = {split: score_split(trainer, data, module, split, folder, checkpoint) for split in ("val", "test")}
+        draw(data, module, folder)
+        settings = names | {
+            "lr": cfg.optimizer.lr,
+            "batch_size": cfg.dataset.batch_size,
+            "size": str(data.size),
+            "epochs": trainer.current_epoch,
+        }
+        results = {f"{split}/{name}": value for split, values in scores.items() for name, value in values.items()}
+        for logger in loggers:
+            logger.log_hyperparams(settings, results)
+            logger.finalize("success")
+        _say_what_came_out(folder, module.empty)
+    return scores["val"][cfg.monitor.removeprefix("val/")]
+
+
+def evaluate(cfg: DictConfig) -> float:
+    """Rebuild a run from its config and checkpoint, and score one split again.
+
+    Args:
+        cfg: The composed `conf/evaluate.yaml`.
+
+    Returns:
+        The mean Dice over the images of the split.
+    """
+    _quieten()
+    folder = Path(cfg.run)
+    saved = load_config(folder)
+    if "trainer" in cfg:
+        saved.trainer = cfg.trainer
+    if "encoder_weights" in saved.model:
+        saved.model.encoder_weights = None  # the checkpoint brings them
+    checkpoint = folder / "checkpoints" / f"{cfg.checkpoint}.ckpt"
+    if not checkpoint.is_file():
+        present = ", ".join(sorted(path.stem for path in checkpoint.parent.glob("*.ckpt"))) or "none"
+        raise BadInput(f"There is no {checkpoint}. Checkpoints in this run: {present}.")
+    data, module = build(saved)
+    trainer = build_trainer(saved.trainer, callbacks=[Progress()], logger=False, enable_checkpointing=False)
+    name = cfg.split if cfg.checkpoint == "best" else f"{cfg.split}_{cfg.checkpoint}"
+    table = folder / f"per_image_{name}.csv"
+    before = read_counts(table) if table.is_file() else None
+    scores = score_split(trainer, data, module, cfg.split, folder, checkpoint, name)
+    print(format_scores({f"{cfg.split}, {cfg.checkpoint}.ckpt": scores}))
+    if before is not None:
+        new, old = (score(counts, module.empty)["dice"] for counts in (read_counts(table), before))
+        print(f"\nLargest change in the Dice of an image against {table}: {np.nanmax(np.abs(new - old)):.2g}")
+    return scores["dice"]
+
+
+def load_config(folder: Path) -> DictConfig:
+    """Return the config with which a run was started."""
+    return OmegaConf.load(folder / ".hydra" / "config.yaml")
+
+
+def build(cfg: DictConfig) -> tuple[ImageMaskData, Segmenter]:
+    """Make the data, read and checked, and the module that holds network, loss, optimiser and scheduler.
+
+    Values `auto` in losses are replaced by what the training split says.
+    """
+    pl.seed_everything(cfg.seed, verbose=False)
+    data = instantiate(cfg.dataset, augment=instantiate(cfg.augment), seed=cfg.seed)
+    data.setup()
+    fill_auto(cfg, data)
+    module = Segmenter(
+        net=instantiate(cfg.model),
+        loss=instantiate(cfg.loss),
+        optimizer=instantiate(cfg.optimizer),
+        scheduler=instantiate(cfg.scheduler),
+        monitor=cfg.monitor,
+        empty=cfg.empty,
+        seed=cfg.seed,
+    )
+    return data, module
+
+
+def fill_auto(node: DictConfig | ListConfig, data: ImageMaskData) -> None:
+    """Replace every `pos_weight: auto` below a node by background / foreground pixels of the training split."""
+    for key in node if isinstance(node, DictConfig) else range(len(node)):
+        child = node._get_node(key)
+        if isinstance(child, DictConfig | ListConfig) and not child._is_none() and not child._is_interpolation():
+            fill_auto(child, data)
+        elif key == "pos_weight" and child._value() == "auto":
+            node[key] = data.imbalance()
+
+
+def build_trainer(cfg: DictConfig, **parts: Any) -> pl.Trainer:
+    """Make the Trainer; `precision: auto` becomes the fastest safe one of the device.
+
+    Raises:
+        BadInput: If a GPU is asked for and PyTorch sees none.
+    """
+    on_gpu = torch.cuda.is_available() and cfg.accelerator in ("auto", "gpu", "cuda")
+    if cfg.accelerator in ("gpu", "cuda") and not on_gpu:
+        raise BadInput("trainer=gpu asks for a GPU, and PyTorch sees none. Use trainer=auto or trainer=cpu.")
+    precision = cfg.precision
+    if precision == "auto":
+        precision = ("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if on_gpu else "32-true"
+    elif "16" in str(precision) and not on_gpu:
+        warnings.warn(
+            f"trainer.precision={precision} on a CPU ({torch.backends.cpu.get_cpu_capability()}): mixed precision is "
+            "made for GPUs; without bf16 instructions a step takes several times as long as in 32-true, on some CPUs "
+            "over 100 times.",
+            stacklevel=2,
+        )
+    return instantiate(cfg, precision=precision, **parts)
+
+
+def score_split(
+    trainer: pl.Trainer,
+    data: ImageMaskData,
+    module: Segmenter,
+    split: str,
+    folder: Path,
+    checkpoint: Path,
+    name: str | None = None,
+) -> dict[str, float]:
+    """Score a checkpoint on a split at native resolution, and write `per_image_<name>.csv`.
+
+    Args:
+        trainer: Runs the loop.
+        data: Holds the split.
+        module: Takes the checkpoint's weights.
+        split: `val` or `test`.
+        folder: The run's folder.
+        checkpoint: The file.
+        name: How the table is called; None takes the split's name.
+
+    Returns:
+        The summary of the split, as in :func:`~raremask.metrics.overlap.summary`, with `_fov` names where there is a
+        field of view.
+    """
+    loop = trainer.validate if split == "val" else trainer.test
+    # The weights alone: Lightning's `ckpt_path` would also restore callbacks, which have no part in scoring.
+    module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    loop(module, datamodule=data, verbose=False)
+    counts = {suffix: rows[:, 1:].numpy() for suffix, rows in module.rows[split].items()}
+    pictures = data.splits[split].pictures
+    if trainer.is_global_zero:
+        write_scores(
+            folder / f"per_image_{name or split}.csv",
+            [picture.name for picture in pictures],
+            [picture.group for picture in pictures],
+            counts,
+            module.empty,
+        )
+    return {
+        f"{key}{suffix}": value
+        for suffix, cells in counts.items()
+        for key, value in summary(cells, module.empty).items()
+    }
+
+
+@rank_zero_only
+def draw(data: ImageMaskData, module: Segmenter, folder: Path, each: int = 2) -> None:
+    """Draw the learning curves, and the worst, median and best images of the test split."""
+    (folder / "figures").mkdir(exist_ok=True)
+    figures.curves(read_table(folder / "metrics.csv")).savefig(folder / "figures" / "curves.png", dpi=110)
+    dice = score(module.rows["test"][""][:, 1:].numpy(), module.empty)["dice"]
+    order = np.argsort(np.nan_to_num(dice, nan=1.0), kind="stable").tolist()
+    middle = max(0, len(order) // 2 - each // 2)
+    chosen = dict.fromkeys(order[:each] + order[middle : middle + each] + order[-each:])
+    rows = [figure_row(module, data.splits["test"][index]) for index in chosen]
+    figure = figures.gallery(rows, f"Test images: worst, median, best of {len(order)}")
+    figure.savefig(folder / "figures" / "gallery_test.png", dpi=110)
+
+
+def format_scores(table: dict[str, dict[str, float]], columns: Sequence[str] = SHOWN) -> str:
+    """Format scores for a terminal, a row per entry."""
+    width = max(len(name) for name in table) + 2
+    head = " " * width + "".join(f"{column:>13}" for column in columns)
+    lines = [
+        f"{name:<{width}}" + "".join(f"{scores.get(column, float('nan')):>13.4f}" for column in columns)
+        for name, scores in table.items()
+    ]
+    return "\n".join([head, *lines])
+
+
+def run_table(folder: Path, split: str = "test", empty: str = "one") -> dict[str, dict[str, float]]:
+    """Return the scores of a finished run beside those of painting nothing and of painting everything."""
+    counts = read_counts(folder / f"per_image_{split}.csv")
+    rows = {
+        "best checkpoint": counts,
+        "all background": all_background(counts),
+        "all foreground": all_foreground(counts),
+    }
+    return {name: summary(cells, empty) for name, cells in rows.items()}
+
+
+def _resumed(cfg: DictConfig) -> DictConfig:
+    """The config of the run to go on with, changed only by the plain values given now."""
+    folder = Path(cfg.resume)
+    saved = load_config(folder)
+    for override in HydraConfig.get().overrides.task:
+        key, _, value = override.lstrip("+").partition("=")
+        if key == "resume":
+            continue
+        if not key.startswith("trainer."):
+            raise BadInput(f"{override}: a resumed run keeps its config; only trainer.<setting>=<value> may change.")
+        OmegaConf.update(saved, key, OmegaConf.create(f"value: {value}").value)
+    saved.resume, saved.folder = cfg.resume, str(folder)
+    return saved
+
+
+def _choices(folder: Path) -> dict[str, str]:
+    """What was chosen from each group, by name, as Hydra noted it when the run began."""
+    hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
+    return {
+        group: choice
+        for group, choice in hydra.runtime.choices.items()
+        if choice is not None and not group.startswith("hydra") and "@" not in group
+    }
+
+
+def _quieten() -> None:
+    """Leave on the terminal what a user can act on."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # says which devices it sees; we say which one is used
+    for message in (
+        ".*does not have many workers.*",  # the number of workers is a setting, with its reason in the config
+        ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
+        ".*smaller than the logging interval.*",  # nothing is logged per step
+        ".*isinstance.treespec, LeafSpec.* is deprecated.*",  # Lightning 2.6 calling PyTorch 2.15
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+@rank_zero_only
+def _say_what_starts(
+    data: ImageMaskData, module: Segmenter, trainer: pl.Trainer, names: dict[str, Any], folder: Path
+) -> None:
+    parameters = sum(parameter.numel() for parameter in module.net.parameters())
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    splits = ", ".join(f"{len(pictures)} {split}" for split, pictures in data.splits.items())
+    masks = [picture.mask for split in data.splits.values() for picture in split.pictures]
+    print(
+        f"\n{names['dataset']}: {splits}; foreground {np.mean([mask.mean() for mask in masks]):.2%}, "
+        f"{np.mean([not mask.any() for mask in masks]):.0%} of the masks empty\n"
+        f"{names['model']}, {parameters / 1e6:.2f} M parameters; loss {names['loss']}; seed {names['seed']}; "
+        f"{name}, {trainer.precision}\n{os.path.relpath(folder)}\n"
+    )
+
+
+@rank_zero_only
+def _say_what_came_out(folder: Path, empty: str) -> None:
+    print(f"\nTest, mean over images at native size (an empty mask left empty counts as: {empty})")
+    print(format_scores(run_table(folder, "test", empty)))
+    folder = os.path.relpath(folder)
+    print(f"\nPictures: {folder}/figures\nCurves:   tensorboard --logdir {folder}\n")

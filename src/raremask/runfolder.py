@@ -1,0 +1,123 @@
+"""What a run leaves behind: its state and its tables, each written whole or not at all."""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from raremask import BadInput
+from raremask.metrics.overlap import COUNTS, score
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file through a temporary one, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows as CSV; the columns are the keys of all rows in the order of their first appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = _Lines()
+    writer = csv.DictWriter(lines, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, "".join(lines))
+
+
+class _Lines(list):
+    write = list.append
+
+
+def read_table(path: Path) -> list[dict[str, float | str]]:
+    """Read a CSV; what looks like a number is one, an empty cell is left out."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{key: _number(cell) for key, cell in row.items() if cell} for row in csv.DictReader(file)]
+
+
+def _number(cell: str) -> float | str:
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
+
+
+@contextmanager
+def status(folder: Path, **facts: object) -> Iterator[None]:
+    """Keep `status.json` while a run goes on: running, then done or failed with the reason.
+
+    Args:
+        folder: The run's folder.
+        **facts: Written along: which dataset, model, loss, seed.
+    """
+    started = _now()
+
+    def write(state: str, **more: object) -> None:
+        record = {"state": state, **facts, "started": started, **more}
+        write_text(folder / "status.json", json.dumps(record, indent=2) + "\n")
+
+    write("running", process=os.getpid())
+    try:
+        yield
+    except BaseException as error:  # an interrupt, too, is how a run ended
+        reason = (
+            "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else f"{type(error).__name__}: {error}"
+        )
+        write("failed", ended=_now(), reason=reason)
+        raise
+    write("done", ended=_now())
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def write_scores(
+    path: Path,
+    names: Sequence[str],
+    groups: Sequence[str],
+    counts: Mapping[str, np.ndarray],
+    empty: str,
+) -> None:
+    """Write the tidy table of one split: a row per image, worth every score.
+
+    Columns: image, group, foreground (true share of the pixels), tp, fp, fn, tn and every score; then the same under
+    names ending in `_fov` if there is a field of view. A skipped score (NaN) is an empty cell.
+
+    Args:
+        path: The CSV.
+        names: `n` names of images.
+        groups: `n` groups.
+        counts: `(n, 4)` pixel counts under the suffix of their columns: `""` and perhaps `"_fov"`.
+        empty: Policy for images whose mask and prediction are both empty.
+    """
+    rows = [{"image": name, "group": group} for name, group in zip(names, groups, strict=True)]
+    for suffix, cells in counts.items():
+        share = (cells[:, 0] + cells[:, 2]) / cells.sum(axis=1)
+        columns = {"foreground": share} | dict(zip(COUNTS, cells.T, strict=True)) | score(cells, empty)
+        for name, values in columns.items():
+            for row, value in zip(rows, values.tolist(), strict=True):
+                row[name + suffix] = "" if math.isnan(value) else value
+    write_table(path, rows)
+
+
+def read_counts(path: Path, suffix: str = "") -> np.ndarray:
+    """Return the `(n, 4)` pixel counts of a table written by :func:`write_scores`.
+
+    Raises:
+        BadInput: If there is no such table.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path}: no such table; has the run ended?")
+    return np.array([[int(row[name + suffix]) for name in COUNTS] for row in read_table(path)])
