@@ -26,8 +26,8 @@ class LossSwitch(Callback):
     """Replaces the loss from an epoch on.
 
     The epoch alone decides, so a resumed run and an unbroken one agree. At the switch the patience of early stopping
-    and of a plateau scheduler starts anew, as does every checkpoint callback with `{optim/stage...}` in its name;
-    before it, early stopping cannot end the training. `optim/stage` is logged: 1, then 2.
+    and of a plateau scheduler starts anew, and so does :class:`BestOfStage`; before it, early stopping cannot end the
+    training. `optim/stage` is logged: 1, then 2.
 
     Args:
         loss: The loss of the second stage.
@@ -72,11 +72,8 @@ class LossSwitch(Callback):
             if isinstance(callback, EarlyStopping):
                 callback.wait_count = 0
                 callback.best_score = torch.tensor(-torch.inf if callback.mode == "max" else torch.inf)
-            elif isinstance(callback, ModelCheckpoint) and "{optim/stage" in (callback.filename or ""):
-                callback.best_k_models = {}  # forgotten, so not deleted: the first stage's best stays
-                callback.best_model_score = callback.current_score = None
-                callback.best_model_path = callback.kth_best_model_path = ""
-                callback.kth_value = torch.tensor(-torch.inf if callback.mode == "max" else torch.inf)
+            elif isinstance(callback, BestOfStage):
+                callback.restart()
         for config in trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, ReduceLROnPlateau):
                 config.scheduler._reset()
@@ -84,6 +81,32 @@ class LossSwitch(Callback):
             for optimizer in trainer.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = self.lr
+
+
+class BestOfStage(ModelCheckpoint):
+    """Keeps the best checkpoint of each stage, `best_stage1.ckpt` and `best_stage2.ckpt`.
+
+    Args:
+        dirpath: Folder of the checkpoints.
+        monitor: The score that decides, such as `val/dice`; higher is better.
+    """
+
+    def __init__(self, dirpath: str, monitor: str = "val/dice"):
+        super().__init__(
+            dirpath=dirpath,
+            filename="best_stage{optim/stage:.0f}",
+            monitor=monitor,
+            mode="max",
+            auto_insert_metric_name=False,  # no `=` in a file's name: Hydra could not parse it
+            enable_version_counter=False,
+        )
+
+    def restart(self) -> None:
+        """Forget the best so far: its file stays, and the next epoch is the best of its stage."""
+        self.best_k_models = {}
+        self.best_model_score = self.current_score = None
+        self.best_model_path = self.kth_best_model_path = ""
+        self.kth_value = torch.tensor(-torch.inf)
 
 
 class History(Checkpoint):

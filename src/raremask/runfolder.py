@@ -47,10 +47,12 @@ def read_table(path: Path) -> list[dict[str, float | str]]:
 
 
 def _number(cell: str) -> float | str:
-    try:
-        return float(cell)
-    except ValueError:
-        return cell
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            continue
+    return cell
 
 
 @contextmanager
