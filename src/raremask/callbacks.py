@@ -83,23 +83,41 @@ class LossSwitch(Callback):
                     group["lr"] = self.lr
 
 
-class BestOfStage(ModelCheckpoint):
-    """Keeps the best checkpoint of each stage, `best_stage1.ckpt` and `best_stage2.ckpt`.
+class RunCheckpoint(ModelCheckpoint):
+    """Keeps one checkpoint under one name, replaced whenever there is a better or, without a score, a newer one.
+
+    Lightning forgets the best score of a run whose folder has been moved, and would then write over the best
+    checkpoint with the next one. This one remembers.
 
     Args:
         dirpath: Folder of the checkpoints.
-        monitor: The score that decides, such as `val/dice`; higher is better.
+        filename: Name without `.ckpt`; `{optim/stage:.0f}` stands for the stage.
+        monitor: The score that decides, such as `val/dice`, higher being better; None keeps the last epoch.
     """
 
-    def __init__(self, dirpath: str, monitor: str = "val/dice"):
+    def __init__(self, dirpath: str, filename: str, monitor: str | None = None):
         super().__init__(
             dirpath=dirpath,
-            filename="best_stage{optim/stage:.0f}",
+            filename=filename,
             monitor=monitor,
             mode="max",
             auto_insert_metric_name=False,  # no `=` in a file's name: Hydra could not parse it
             enable_version_counter=False,
         )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the best so far, wherever the run's folder lies now."""
+
+        def here(path: str) -> str:
+            return str(Path(self.dirpath) / Path(path).name) if path else path
+
+        paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        best = {here(path): value for path, value in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict | paths | {"best_k_models": best, "dirpath": self.dirpath})
+
+
+class BestOfStage(RunCheckpoint):
+    """Keeps the best checkpoint of each stage of a :class:`LossSwitch`, which restarts it."""
 
     def restart(self) -> None:
         """Forget the best so far: its file stays, and the next epoch is the best of its stage."""
@@ -125,7 +143,6 @@ class History(Checkpoint):
         self.file, self.monitor = Path(folder) / "metrics.csv", monitor
         self.rows: list[dict[str, float]] = []
         self.started = 0.0
-        self.lr = 0.0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Take up the rows of an earlier part of this run."""
@@ -133,23 +150,22 @@ class History(Checkpoint):
         self.rows = [row for row in earlier if row["epoch"] < trainer.current_epoch]
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Start the clock, and note the learning rate before the scheduler changes it."""
+        """Start the clock."""
         self.started = time.monotonic()
-        self.lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Print the line and write the table."""
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         seconds = round(time.monotonic() - self.started, 3)
-        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": seconds, "optim/lr": self.lr}
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": seconds}
         self.rows.append(row | dict(sorted(logged.items())))
         write_table(self.file, self.rows)
         score = logged.get(self.monitor, float("nan"))
         best = max((row[self.monitor] for row in self.rows if self.monitor in row), default=float("nan"))
         tqdm.write(  # tqdm's, so that the line stands above a progress bar
             f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  loss {logged['train/loss']:.4f}  "
-            f"{self.monitor} {score:.4f} (best {best:.4f})  lr {self.lr:.2g}  {seconds:.1f} s"
+            f"{self.monitor} {score:.4f} (best {best:.4f})  lr {logged['optim/lr']:.2g}  {seconds:.1f} s"
         )
 
 

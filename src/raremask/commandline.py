@@ -42,8 +42,15 @@ def config_folder(run: str) -> str:
 
 
 def run_folder(resume: str | None, new: str) -> str:
-    """Say where a run writes: in the folder that it resumes, or in a new one."""
-    return resume or new
+    """Say where a run writes: in the folder that it resumes, or in a new one.
+
+    Raises:
+        BadInput: If the folder to resume is not that of a run.
+    """
+    if not resume:
+        return new
+    check_run(resume)  # here, because next Hydra writes into the folder
+    return resume
 
 
 for resolver in (job_name, config_folder, run_folder):
@@ -56,7 +63,7 @@ def plain_errors() -> Iterator[None]:
 
     With HYDRA_FULL_ERROR=1 in the environment every error keeps its traceback.
     """
-    warnings.showwarning = _show_warning
+    warnings.formatwarning = _format_warning
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         yield
         return
@@ -73,16 +80,19 @@ def plain_errors() -> Iterator[None]:
         os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
-def _show_warning(message: Warning, category: type[Warning], filename: str, lineno: int, file=None, line=None) -> None:
-    ours = issubclass(category, UserWarning) and not issubclass(category, DeprecationWarning)
-    text = f"Warning: {message}\n" if ours else warnings.formatwarning(message, category, filename, lineno, line)
-    sys.stderr.write(text)
+def _format_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, line=None) -> str:
+    place = "" if issubclass(category, UserWarning) else f" ({category.__name__}, {filename}:{lineno})"
+    return f"Warning: {message}{place}\n"
 
 
 def explain(error: Exception) -> str | None:
     """Say what was meant, or None if the error is not the user's."""
-    if isinstance(error, BadInput):
-        return str(error)
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    for cause in causes:
+        if isinstance(cause, BadInput):  # perhaps wrapped by Hydra or OmegaConf
+            return str(cause)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         *group, choice = error.missing_cfg_file.split("/")
         if group and error.options is not None:
@@ -91,15 +101,13 @@ def explain(error: Exception) -> str | None:
                 f"{name}={choice} is not there.{_meant(choice, error.options, name)}\nChoices: {_list(error.options)}"
             )
     if isinstance(error, InstantiationException):
-        cause = error.__cause__
-        while isinstance(cause, InstantiationException):
-            cause = cause.__cause__
-        if isinstance(cause, BadInput):
-            return str(cause)
-        if isinstance(cause, ValueError | TypeError | ImportError):
-            return f"{cause}\n({str(error).splitlines()[-1]}; HYDRA_FULL_ERROR=1 shows where)"
+        if isinstance(causes[-1], ValueError | TypeError | ImportError):
+            return f"{causes[-1]}\n({str(error).splitlines()[-1]}; HYDRA_FULL_ERROR=1 shows where)"
         return None
     if isinstance(error, ConfigCompositionException | OmegaConfBaseException):
+        inside = re.match(r"BadInput raised while resolving interpolation: (.*?)\n +full_key:", str(error), re.DOTALL)
+        if inside:  # from run_folder; OmegaConf keeps its text but not the error
+            return inside[1]
         cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
         if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None and "not in" in str(cause):
             return _unknown_key(cause)

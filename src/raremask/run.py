@@ -3,7 +3,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from raremask import BadInput, figures
 from raremask.callbacks import Progress, figure_row
 from raremask.data.base import ImageMaskData
-from raremask.metrics.overlap import all_background, all_foreground, score, summary
+from raremask.metrics.overlap import baselines, score, summary
 from raremask.module import Segmenter
-from raremask.runfolder import read_counts, read_table, status, write_scores
+from raremask.runfolder import format_scores, read_counts, read_table, status, write_scores
 
 log = logging.getLogger(__name__)
-
-SHOWN = ("dice", "iou", "precision", "recall", "dice_pooled")
 
 
 def train(cfg: DictConfig) -> float:
@@ -46,11 +44,12 @@ def train(cfg: DictConfig) -> float:
     last = folder / "checkpoints" / "last.ckpt"
     if cfg.resume and not last.is_file():
         raise BadInput(f"{folder} has no checkpoints/last.ckpt to go on from: no epoch had ended. Start it anew.")
-    if not cfg.resume and (folder / "status.json").is_file():
+    first_process = rank_zero_only.rank == 0  # trainer=ddp runs this whole script once per GPU
+    if first_process and not cfg.resume and (folder / "status.json").is_file():
         raise BadInput(f"{folder} already holds a run. Choose another name (sweep=...), or go on with resume={folder}.")
-    names = _choices(folder) | {"seed": cfg.seed}
+    names = _choices(folder) | {"seed": cfg.seed, "empty": cfg.empty}
 
-    with status(folder, **names):
+    with status(folder, **names) if first_process else nullcontext():
         data, module = build(cfg)
         callbacks = list(instantiate(cfg.callbacks).values())
         loggers = list(instantiate(cfg.logger).values())
@@ -157,14 +156,20 @@ def build_trainer(cfg: DictConfig, **parts: Any) -> pl.Trainer:
     precision = cfg.precision
     if precision == "auto":
         precision = ("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if on_gpu else "32-true"
-    elif "16" in str(precision) and not on_gpu:
+    elif "16" in str(precision) and not on_gpu and not _cpu_computes_in(precision):
         warnings.warn(
-            f"trainer.precision={precision} on a CPU ({torch.backends.cpu.get_cpu_capability()}): mixed precision is "
-            "made for GPUs; without bf16 instructions a step takes several times as long as in 32-true, on some CPUs "
-            "over 100 times.",
+            f"trainer.precision={precision}, and this CPU has no instructions for it: a step has been seen to take "
+            "over 100 times as long as in 32-true. Mixed precision is for the GPU; use trainer.precision=32-true.",
             stacklevel=2,
         )
     return instantiate(cfg, precision=precision, **parts)
+
+
+def _cpu_computes_in(precision: str) -> bool:
+    """Whether the CPU has instructions for half precision; False where PyTorch cannot tell."""
+    names = ("avx512_bf16", "amx_bf16", "bf16") if "bf16" in precision else ("avx512_fp16", "amx_fp16", "fp16_arith")
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in names)
 
 
 def score_split(
@@ -196,7 +201,7 @@ def score_split(
     module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
     loop(module, datamodule=data, verbose=False)
     counts = {suffix: rows[:, 1:].numpy() for suffix, rows in module.rows[split].items()}
-    pictures = data.splits[split].pictures
+    pictures = [data.splits[split].pictures[index] for index in module.rows[split][""][:, 0]]  # all, unless limited
     if trainer.is_global_zero:
         write_scores(
             folder / f"per_image_{name or split}.csv",
@@ -217,35 +222,14 @@ def draw(data: ImageMaskData, module: Segmenter, folder: Path, each: int = 2) ->
     """Draw the learning curves, and the worst, median and best images of the test split."""
     (folder / "figures").mkdir(exist_ok=True)
     figures.curves(read_table(folder / "metrics.csv")).savefig(folder / "figures" / "curves.png", dpi=110)
-    dice = score(module.rows["test"][""][:, 1:].numpy(), module.empty)["dice"]
-    order = np.argsort(np.nan_to_num(dice, nan=1.0), kind="stable").tolist()
+    scored = module.rows["test"][""].numpy()
+    dice = score(scored[:, 1:], module.empty)["dice"]
+    order = scored[np.argsort(np.nan_to_num(dice, nan=1.0), kind="stable"), 0].tolist()
     middle = max(0, len(order) // 2 - each // 2)
     chosen = dict.fromkeys(order[:each] + order[middle : middle + each] + order[-each:])
     rows = [figure_row(module, data.splits["test"][index]) for index in chosen]
     figure = figures.gallery(rows, f"Test images: worst, median, best of {len(order)}")
     figure.savefig(folder / "figures" / "gallery_test.png", dpi=110)
-
-
-def format_scores(table: dict[str, dict[str, float]], columns: Sequence[str] = SHOWN) -> str:
-    """Format scores for a terminal, a row per entry."""
-    width = max(len(name) for name in table) + 2
-    head = " " * width + "".join(f"{column:>13}" for column in columns)
-    lines = [
-        f"{name:<{width}}" + "".join(f"{scores.get(column, float('nan')):>13.4f}" for column in columns)
-        for name, scores in table.items()
-    ]
-    return "\n".join([head, *lines])
-
-
-def run_table(folder: Path, split: str = "test", empty: str = "one") -> dict[str, dict[str, float]]:
-    """Return the scores of a finished run beside those of painting nothing and of painting everything."""
-    counts = read_counts(folder / f"per_image_{split}.csv")
-    rows = {
-        "best checkpoint": counts,
-        "all background": all_background(counts),
-        "all foreground": all_foreground(counts),
-    }
-    return {name: summary(cells, empty) for name, cells in rows.items()}
 
 
 def _resumed(cfg: DictConfig) -> DictConfig:
@@ -305,7 +289,9 @@ def _say_what_starts(
 
 @rank_zero_only
 def _say_what_came_out(folder: Path, empty: str) -> None:
+    counts = read_counts(folder / "per_image_test.csv")
+    rows = {"best checkpoint": counts, **baselines(counts)}
     print(f"\nTest, mean over images at native size (an empty mask left empty counts as: {empty})")
-    print(format_scores(run_table(folder, "test", empty)))
+    print(format_scores({name: summary(cells, empty) for name, cells in rows.items()}))
     folder = os.path.relpath(folder)
     print(f"\nPictures: {folder}/figures\nCurves:   tensorboard --logdir {folder}\n")

@@ -14,6 +14,9 @@ import numpy as np
 from raremask import BadInput
 from raremask.metrics.overlap import COUNTS, score
 
+#: The scores of a table on the terminal.
+SHOWN = ("dice", "iou", "precision", "recall", "dice_pooled")
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a file through a temporary one, so that a reader never sees half of it."""
@@ -123,3 +126,11 @@ def read_counts(path: Path, suffix: str = "") -> np.ndarray:
     if not path.is_file():
         raise BadInput(f"{path}: no such table; has the run ended?")
     return np.array([[int(row[name + suffix]) for name in COUNTS] for row in read_table(path)])
+
+
+def format_scores(table: Mapping[str, Mapping[str, float]]) -> str:
+    """Format the summaries of several predictions for a terminal, a row each."""
+    width = max(len(name) for name in table) + 2
+    lines = [" " * width + "".join(f"{column:>13}" for column in SHOWN)]
+    lines += [f"{name:<{width}}" + "".join(f"{row[column]:>13.4f}" for column in SHOWN) for name, row in table.items()]
+    return "\n".join(lines)

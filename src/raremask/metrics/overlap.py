@@ -96,13 +96,18 @@ def summary(counts: np.ndarray, empty: str = "one") -> dict[str, float]:
     }
 
 
-def all_background(counts: np.ndarray) -> np.ndarray:
-    """The counts, had the prediction been empty on every image."""
-    tp, fp, fn, tn = np.asarray(counts).reshape(-1, 4).T
-    return np.stack([0 * tp, 0 * tp, tp + fn, fp + tn], axis=1)
+def baselines(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """What painting nothing and painting everything would have counted on the same images.
 
+    Args:
+        counts: `(n, 4)` numbers of pixels, columns tp, fp, fn, tn, of any prediction.
 
-def all_foreground(counts: np.ndarray) -> np.ndarray:
-    """The counts, had every pixel of every image been painted."""
+    Returns:
+        Counts of the same shape under `all background` and `all foreground`.
+    """
     tp, fp, fn, tn = np.asarray(counts).reshape(-1, 4).T
-    return np.stack([tp + fn, fp + tn, 0 * tp, 0 * tp], axis=1)
+    nothing = np.zeros_like(tp)
+    return {
+        "all background": np.stack([nothing, nothing, tp + fn, fp + tn], axis=1),
+        "all foreground": np.stack([tp + fn, fp + tn, nothing, nothing], axis=1),
+    }

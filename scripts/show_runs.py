@@ -1,0 +1,38 @@
+"""Print the test scores of all finished runs below a folder: `python scripts/show_runs.py outputs/sweeps/<name>`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from raremask.metrics.overlap import baselines, summary
+from raremask.runfolder import format_scores, read_counts
+
+
+def main(folder: Path) -> None:
+    """Print a row per run, the best first, what painting nothing or everything scores, and where to look next."""
+    runs, floor, unfinished = {}, {}, []
+    for file in sorted(folder.rglob("status.json")):
+        status = json.loads(file.read_text())
+        name = "{dataset} {model} {loss} seed {seed}".format_map(status)
+        if status["state"] != "done":
+            unfinished.append(f"{name}: {status['state']} {status.get('reason', '')}")
+            continue
+        counts = read_counts(file.parent / "per_image_test.csv")
+        runs[name] = summary(counts, status["empty"])
+        for baseline, cells in baselines(counts).items():
+            floor[f"{status['dataset']} {baseline}"] = summary(cells, status["empty"])
+    if not runs:
+        sys.exit(f"No finished run below {folder}. {' '.join(unfinished)}")
+    best_first = dict(sorted(runs.items(), key=lambda run: -run[1]["dice"]))
+    print("\nTest split, mean over images at native size; dice_pooled: all pixels in one")
+    print("\n".join([format_scores(best_first | floor), *unfinished]))
+    place = os.path.relpath(folder)
+    print(f"\nPictures: {place}/*/figures/gallery_test.png")
+    print(f"Curves:   {Path(sys.executable).parent / 'tensorboard'} --logdir {place}\n")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]))

@@ -1,0 +1,62 @@
+"""What several test files share: a tiny run in this process, real datasets where there are any."""
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(os.environ.get("RAREMASK_DATA", ROOT / "data"))
+
+mpl.use("Agg")
+
+#: Small enough that a run takes a second or two.
+TINY = (
+    "dataset.train=12",
+    "dataset.val=5",
+    "dataset.test=4",
+    "dataset.size=[48,40]",
+    "dataset.batch_size=4",
+    "model.base=4",
+    "model.levels=2",
+    "trainer=cpu",
+    "trainer.max_epochs=2",
+)
+
+
+@pytest.fixture
+def real_data():
+    """Return a function that gives the folder of a real dataset, or skips the test."""
+
+    def folder(name: str) -> Path:
+        if not (DATA / name).is_dir():
+            pytest.skip(f"needs the real {name} below RAREMASK_DATA, which may not be shipped")
+        return DATA / name
+
+    return folder
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Return a function that runs an entry point of `src` in this process, with these overrides."""
+
+    def run(script: str, *overrides: str) -> None:
+        monkeypatch.setattr(sys, "argv", [script, *overrides])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # errors arrive here as they are
+        runpy.run_path(str(ROOT / "src" / script), run_name="__main__")
+
+    return run
+
+
+@pytest.fixture
+def train(command, tmp_path):
+    """Return a function that trains a tiny run in a folder of its own and returns the folder."""
+
+    def run(*overrides: str, folder: str = "run") -> Path:
+        command("train.py", *TINY, *overrides, f"hydra.run.dir={tmp_path / folder}")
+        return tmp_path / folder
+
+    return run

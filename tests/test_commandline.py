@@ -1,0 +1,105 @@
+import subprocess
+import sys
+
+import pytest
+from omegaconf import OmegaConf
+
+from conftest import ROOT
+from raremask import BadInput
+from raremask.commandline import config_folder, job_name, run_folder
+
+
+def answer(tmp_path, *arguments, script="train.py"):
+    """What a user reads on the terminal: exit code and standard error."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "src" / script), *arguments],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "RAREMASK_DATA": "nowhere"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["loss=dise"], "loss=dise is not there. Did you mean loss=dice"),
+        (["-m", "loss=dice,dise"], "loss=dise is not there. Did you mean loss=dice"),
+        (["loss.smoth=2"], "loss.smoth is not a setting. Did you mean loss.terms.dice.smooth?"),
+        (["loss=dice", "loss.smoth=2"], "loss.smoth is not a setting. Did you mean loss.smooth?"),
+        (["trainer.max_epoch=3"], "trainer.max_epoch is not a setting. Did you mean trainer.max_epochs?"),
+        (["los=dice"], "los is not a setting. Did you mean loss?"),
+        (["experiment=dem"], "experiment=dem is not there. Did you mean experiment=demo?"),
+        (["monitor=val/dise"], "monitor=val/dise is not a score that is logged. Did you mean monitor=val/dice"),
+        (["monitor=val/loss"], "The values of two losses, or of two stages, cannot be compared."),
+        (["empty=none"], "empty=none is no policy for empty masks. Choices: one, skip, zero"),
+        (["dataset=cvc"], "There is no folder nowhere/CVC-ClinicDB. Put the dataset there"),
+        (["dataset=cvc", "dataset.root=here"], "There is no folder here."),
+        (["resume=here"], "here is not the folder of a run"),
+    ],
+    ids=" ".join,
+)
+def test_a_slip_on_the_command_line_is_answered_with_what_was_meant(tmp_path, arguments, message):
+    code, text = answer(tmp_path, *arguments)
+    assert code == 2
+    assert message in text
+    assert "Traceback" not in text
+    assert "raised while" not in text
+    assert not list(tmp_path.glob("**/status.json"))
+    assert not (tmp_path / "here").exists()
+
+
+def test_a_refused_command_leaves_no_run_folder(tmp_path):
+    answer(tmp_path, "monitor=val/dise")
+    assert not list(tmp_path.glob("outputs/**/.hydra"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([], "Which run? Name its folder"), (["run=here"], "here is not the folder of a run"), (["rum=x"], "mean run?")],
+)
+def test_evaluate_asks_for_a_run(tmp_path, arguments, message):
+    code, text = answer(tmp_path, *arguments, script="evaluate.py")
+    assert code == 2
+    assert message in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("arguments", [["dataset.kind=blobs"], ["loss.weights.bce=0.5", "loss.terms.dice.smooth=0"]])
+def test_a_value_that_a_class_refuses_is_one_message_too(tmp_path, arguments):
+    code, text = answer(tmp_path, *arguments)
+    assert code == 2
+    assert "Traceback" not in text
+    assert "must be" in text
+
+
+def test_judging_the_command_line_imports_nothing_heavy():
+    # this, not a stopwatch, is what keeps the answer within a second
+    heavy = "{'torch', 'lightning', 'torchmetrics', 'albumentations', 'segmentation_models_pytorch', 'cv2'}"
+    code = f"import sys; import raremask.commandline; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_job_s_name_holds_nothing_that_hydra_or_a_file_system_cannot_bear():
+    name = job_name("cvc", "unet", "dice", "seed1", "dataset.root-/a/b,c=d_optimizer.lr-1e-05")
+    assert name == "cvc_unet_dice_seed1_dataset.root--a-b-c-d_optimizer.lr-1e-05"
+    assert job_name("cvc", "unet", "dice", "seed1", "") == "cvc_unet_dice_seed1"
+
+
+def test_the_first_config_of_a_folder_stays(tmp_path):
+    assert config_folder(str(tmp_path)) == ".hydra"
+    (tmp_path / ".hydra").mkdir()
+    OmegaConf.save(OmegaConf.create({"seed": 1}), tmp_path / ".hydra" / "config.yaml")
+    assert config_folder(str(tmp_path)).startswith(".hydra/again_")
+
+
+def test_a_resumed_run_writes_where_it_began(tmp_path):
+    assert run_folder(None, "new") == "new"
+    with pytest.raises(BadInput, match="is not the folder of a run"):
+        run_folder(str(tmp_path), "new")
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").touch()
+    assert run_folder(str(tmp_path), "new") == str(tmp_path)

@@ -1,0 +1,135 @@
+"""Every choice in `conf/` is covered by being there: no list of names to keep."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from conftest import ROOT
+from raremask import commandline  # noqa: F401  registers the resolvers
+from raremask.data.base import ImageMaskData
+from raremask.run import fill_auto
+
+CONF = ROOT / "conf"
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+GIVEN_BY_RUN = {"augment", "seed", "self", "params", "optimizer"}  # what run.py and partials add
+
+
+@pytest.fixture
+def composed(tmp_path):
+    def compose_train(*overrides: str) -> DictConfig:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("train", [*overrides, f"folder={tmp_path}"])
+
+    return compose_train
+
+
+def targets(node, path=""):
+    """Every node below this one that names what it makes, with its path."""
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield path, node
+        for key in node:
+            yield from targets(node[key], f"{path}.{key}")
+
+
+def parameters(kind: type) -> dict[str, inspect.Parameter]:
+    """The arguments of a class, with those of its base where it passes them on."""
+    found = {} if kind.__init__ is torch.nn.Module.__init__ else dict(inspect.signature(kind.__init__).parameters)
+    if found.pop("shared", None):
+        found |= inspect.signature(ImageMaskData.__init__).parameters
+    return found
+
+
+def test_there_is_a_group_for_every_part_and_a_choice_in_each():
+    expected = {"augment", "callbacks", "dataset", "experiment", "logger", "loss", "model", "optimizer", "scheduler"}
+    assert expected | {"trainer"} == set(GROUPS)
+    assert {group for group, _ in CHOICES} == set(GROUPS)
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_a_choice_spells_every_argument_of_what_it_makes(composed, group, choice):
+    config = composed(f"{group}={choice}")
+    made = list(targets(config if group == "experiment" else config[group]))
+    assert made, "an empty choice composes to nothing"
+    for path, node in made:
+        kind = get_class(node._target_)
+        known, given = parameters(kind), {key for key in node if not key.startswith("_")}
+        assert given <= set(known), f"{path}: {kind.__name__} has no {given - set(known)}"
+        if kind.__module__.startswith("raremask") and not path.startswith(".trainer"):
+            assert set(known) - GIVEN_BY_RUN <= given, f"{path} leaves out {set(known) - GIVEN_BY_RUN - given}"
+
+
+@pytest.mark.parametrize(
+    ("group", "choice"), [pair for pair in CHOICES if pair[0] not in ("experiment", "dataset", "trainer")]
+)
+def test_a_choice_can_be_made(composed, group, choice):
+    config = composed(f"{group}={choice}")
+
+    class Data:
+        def imbalance(self):
+            return 5.0
+
+    fill_auto(config, Data())
+    if group == "model" and "encoder_weights" in config.model:
+        config.model.encoder_weights = None  # tests download nothing
+    if group in ("callbacks", "logger"):
+        assert len(instantiate(config[group])) == len(config[group])
+        return
+    made = instantiate(config[group])
+    if group == "optimizer":
+        made([torch.nn.Parameter(torch.zeros(1))])
+    elif group == "scheduler":
+        made(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0))
+    elif group == "model":
+        assert made.eval()(torch.rand(1, 3, 40, 50)).shape == (1, 1, 40, 50)
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_a_file_says_what_it_is_on_its_first_lines_or_names_a_library_s_class(group, choice):
+    text = (CONF / group / f"{choice}.yaml").read_text()
+    assert "#" in text, "a choice has at least one comment"
+
+
+def test_auto_becomes_what_the_training_split_says_wherever_it_stands(composed):
+    class Data:
+        def imbalance(self):
+            return 12.5
+
+    overrides = ("callbacks=two_stage", "loss=weighted_bce", "loss@callbacks.switch.loss=weighted_bce_dice")
+    config = composed(*overrides)
+    fill_auto(config, Data())
+    assert config.loss.pos_weight == 12.5
+    assert config.callbacks.switch.loss.terms.weighted_bce.pos_weight == 12.5
+    assert instantiate(config.loss).pos_weight == 12.5
+
+
+def test_no_dataset_is_asked_when_nothing_is_auto(composed):
+    fill_auto(composed("loss=dice"), data=None)
+
+
+def test_the_data_folder_comes_from_the_environment(composed, monkeypatch):
+    monkeypatch.delenv("RAREMASK_DATA", raising=False)
+    assert composed("dataset=cvc").dataset.root == "data/CVC-ClinicDB"
+    monkeypatch.setenv("RAREMASK_DATA", "/elsewhere")
+    assert composed("dataset=drive").dataset.root == "/elsewhere/DRIVE"
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_experiment_is_a_lab_record(path: Path):
+    text = path.read_text()
+    for entry in ("Reproduces:", "Command:", "Hardware:", "Time:", "Scores:"):
+        assert f"# {entry}" in text
+    assert "to be measured" not in text
+
+
+def test_the_thesis_settings_can_be_had(composed):
+    config = composed("model.base=64", "optimizer=sgd", "scheduler=plateau", "augment=thesis")
+    assert OmegaConf.to_container(config.optimizer)["lr"] == 0.1
+    assert list(config.augment.steps) == ["vertical_flip", "horizontal_flip", "scale_rotate", "elastic", "brightness"]
+    assert {step.p for step in config.augment.steps.values()} == {0.15}

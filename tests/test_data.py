@@ -1,0 +1,418 @@
+import itertools
+import warnings
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from PIL import Image
+
+from conftest import ROOT
+from raremask import BadInput
+from raremask.data import splits
+from raremask.data.augment import Augment
+from raremask.data.base import Pictures, SeededSampler, ShareSampler
+from raremask.data.cvc import CVC, LAST_FRAMES, sequence
+from raremask.data.drive import DRIVE
+from raremask.data.isic2018 import ISIC2018
+from raremask.data.phantom import Phantom
+from raremask.data.readers import read_image, read_mask
+
+SMALL = {"size": (32, 40), "channels": 3, "batch_size": 4}
+
+
+def augment(name: str) -> Augment:
+    return Augment(OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "augment" / f"{name}.yaml").steps))
+
+
+def phantom(**changes) -> Phantom:
+    data = Phantom(**{"train": 10, "val": 3, "test": 3} | SMALL | changes)
+    data.setup()
+    return data
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def saved(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".tif":
+        tifffile.imwrite(path, pixels)
+    else:
+        Image.fromarray(pixels).save(path)
+    return path
+
+
+def square(height=24, width=30, value=255):
+    mask = np.zeros((height, width), np.uint8)
+    mask[4:12, 5:15] = value
+    return mask
+
+
+def colour(height=24, width=30):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".gif"])
+def test_an_image_is_read_as_it_was_written(tmp_path, suffix):
+    pixels = np.repeat(square()[..., None], 3, axis=2) if suffix == ".gif" else colour()
+    path = saved(tmp_path / f"image{suffix}", pixels)
+    assert np.array_equal(read_image(path, 3), pixels)
+
+
+def test_gray_becomes_rgb_and_rgb_becomes_gray_by_brightness(tmp_path):
+    gray = saved(tmp_path / "gray.png", square())
+    assert np.array_equal(read_image(gray, 3), np.repeat(square()[..., None], 3, axis=2))
+    green = np.zeros((2, 2, 3), np.uint8)
+    green[..., 1] = 100
+    assert read_image(saved(tmp_path / "green.png", green), 1).tolist() == [[[59], [59]], [[59], [59]]]  # .587 * 100
+
+
+def test_sixteen_bits_keep_their_upper_eight(tmp_path):
+    path = saved(tmp_path / "deep.tif", np.array([[0, 256, 65535]], np.uint16))
+    assert read_image(path, 1)[..., 0].tolist() == [[0, 1, 255]]
+
+
+def test_alpha_is_dropped(tmp_path):
+    path = saved(tmp_path / "alpha.png", np.dstack([colour(), np.zeros((24, 30), np.uint8)]))
+    assert np.array_equal(read_image(path, 3), colour())
+    opaque = saved(
+        tmp_path / "mask.png", np.dstack([np.zeros((24, 30, 3), np.uint8), np.full((24, 30), 255, np.uint8)])
+    )
+    assert not read_mask(opaque).any()
+
+
+@pytest.mark.parametrize(("values", "expected"), [([0, 127, 128, 255], [0, 0, 1, 1]), ([0, 1, 1, 0], [0, 1, 1, 0])])
+def test_foreground_is_over_127_or_the_label_1(tmp_path, values, expected):
+    path = saved(tmp_path / "mask.png", np.array([values], np.uint8))
+    assert read_mask(path)[0].tolist() == [bool(value) for value in expected]
+
+
+# --- layouts ----------------------------------------------------------------------------------------------------------
+
+
+def cvc_folder(root, suffix=".png", frames=LAST_FRAMES[:8]):
+    folder = root / "PNG" if suffix == ".png" else root
+    for frame in frames:
+        saved(folder / "Original" / f"{frame}{suffix}", colour())
+        saved(folder / "Ground Truth" / f"{frame}{suffix}", square())
+    return root
+
+
+def cvc(root, **changes):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data = CVC(**{"root": str(root)} | SMALL | changes)
+        data.setup()
+    return data, [str(warning.message) for warning in caught]
+
+
+def names(data):
+    return {split: [picture.name for picture in pictures.pictures] for split, pictures in data.splits.items()}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_cvc_is_read_in_both_official_layouts(tmp_path, suffix):
+    data, messages = cvc(cvc_folder(tmp_path, suffix))
+    assert sorted(itertools.chain(*names(data).values()), key=int) == [str(frame) for frame in LAST_FRAMES[:8]]
+    assert "has 8 images; the full dataset has 612" in messages[0]
+    sample = data.splits["test"][0]
+    assert sample["native_mask"].sum() == 80  # the square of 8 x 10 pixels
+    assert sample["size"] == (24, 30)
+
+
+def test_the_29_sequences_cover_612_frames():
+    lengths = np.diff([0, *LAST_FRAMES])
+    assert (len(lengths), lengths.sum(), lengths.min(), lengths.max()) == (29, 612, 6, 26)
+    assert [sequence(frame) for frame in (1, 25, 26, 591, 592, 612)] == [1, 1, 2, 28, 29, 29]
+
+
+def test_the_sequences_equal_the_published_table(real_data):
+    lines = (real_data("CVC-ClinicDB") / "sequences.csv").read_text().split()[1:]
+    table = [tuple(map(int, line.split(","))) for line in lines]
+    assert [(frame, sequence(frame)) for frame in range(1, 613)] == sorted(table)
+
+
+def test_no_sequence_of_the_real_cvc_is_divided(real_data):
+    data, messages = cvc(real_data("CVC-ClinicDB"))
+    assert messages == []
+    groups = [{picture.group for picture in pictures.pictures} for pictures in data.splits.values()]
+    assert sum(len(pictures) for pictures in data.splits.values()) == 612
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 29
+
+
+def test_the_random_split_has_the_sizes_of_the_thesis_and_warns(real_data):
+    data, messages = cvc(real_data("CVC-ClinicDB"), split="random")
+    assert [len(pictures) for pictures in data.splits.values()] == [392, 98, 122]
+    assert "near-duplicate frames" in messages[0]
+
+
+def test_the_real_official_tiffs_can_be_read(real_data):
+    data, _ = cvc(real_data("CVC-ClinicDB-tif-sample"), size=None)
+    assert data.splits["train"][0]["image"].shape == (3, 288, 384)
+
+
+def test_a_frame_with_a_foreign_name_is_refused(tmp_path):
+    saved(cvc_folder(tmp_path) / "PNG" / "Original" / "polyp.png", colour())
+    with pytest.raises(BadInput, match=r"frames are named 1 to 612; got polyp.png"):
+        cvc(tmp_path)
+
+
+def drive_folder(root):
+    for part, numbers in (("training", range(21, 41)), ("test", range(1, 21))):
+        for number in numbers:
+            saved(root / part / "images" / f"{number:02d}_{part}.tif", colour())
+            saved(root / part / "1st_manual" / f"{number:02d}_manual1.gif", square())
+            saved(root / part / "mask" / f"{number:02d}_{part}_mask.gif", np.full((24, 30), 255, np.uint8))
+    return root
+
+
+def test_drive_divides_16_4_20_and_carries_the_field_of_view(tmp_path):
+    data = DRIVE(root=str(drive_folder(tmp_path)), **SMALL)
+    data.setup()
+    assert [len(pictures) for pictures in data.splits.values()] == [16, 4, 20]
+    assert names(data)["test"] == [f"{number:02d}_test" for number in range(1, 21)]
+    sample = data.splits["test"][0]
+    assert sample["valid"].all()
+    assert sample["native_valid"].shape == (1, 24, 30)
+
+
+def test_the_real_drive_masks_the_camera_s_circle(real_data):
+    data = DRIVE(root=str(real_data("DRIVE")), **SMALL | {"size": None})
+    data.setup()
+    sample = data.splits["test"][0]
+    assert sample["size"] == (584, 565)
+    assert sample["native_valid"].float().mean().item() == pytest.approx(0.69, abs=0.01)
+
+
+def test_isic_takes_its_official_folders_as_splits(tmp_path):
+    for part, number in (("Training", 3), ("Validation", 1), ("Test", 2)):
+        for index in range(number):
+            saved(tmp_path / f"ISIC2018_Task1-2_{part}_Input" / f"ISIC_{part}{index}.jpg", colour())
+            mask = f"ISIC2018_Task1_{part}_GroundTruth/ISIC_{part}{index}_segmentation.png"
+            saved(tmp_path / mask, square())
+    data = ISIC2018(root=str(tmp_path), **SMALL)
+    with pytest.warns() as caught:
+        data.setup()
+    messages = [str(warning.message) for warning in caught]
+    assert [message.split("_Input ")[1] for message in messages] == [
+        "has 3 images; the full dataset has 2594 there.",
+        "has 1 images; the full dataset has 100 there.",
+        "has 2 images; the full dataset has 1000 there.",
+    ]
+    assert [len(pictures) for pictures in data.splits.values()] == [3, 1, 2]
+
+
+# --- what is wrong ----------------------------------------------------------------------------------------------------
+
+
+def test_everything_that_is_wrong_is_listed_in_one_error(tmp_path):
+    folder = cvc_folder(tmp_path) / "PNG"
+    first, second, third, fourth = LAST_FRAMES[:4]
+    (folder / "Ground Truth" / f"{first}.png").unlink()
+    saved(folder / "Ground Truth" / f"{second}.png", square(10, 10))
+    (folder / "Original" / f"{third}.png").write_bytes(b"")
+    (folder / "Original" / f"{fourth}.png").write_bytes((folder / "Original" / f"{second}.png").read_bytes()[:100])
+    with pytest.raises(BadInput) as error:
+        cvc(tmp_path)
+    message = str(error.value)
+    assert message.startswith("4 of 8 images cannot be used:")
+    assert f"{first}.png: no such file" in message
+    assert f"{second}.png: 10x10 pixels, but" in message
+    assert "has 30x24" in message
+    assert f"{third}.png: the file is empty (0 bytes)" in message
+    assert f"{fourth}.png: cannot be read" in message
+
+
+@pytest.mark.parametrize("dataset", [CVC, DRIVE, ISIC2018])
+def test_a_folder_without_images_is_named_with_the_way_out(dataset, tmp_path):
+    with pytest.raises(BadInput, match=r"no \.\w+ image in .*; expected \d+. Unpack .* there, or set dataset.root"):
+        dataset(root=str(tmp_path), **SMALL).setup()
+
+
+def test_images_of_several_sizes_need_a_size(tmp_path):
+    folder = cvc_folder(tmp_path) / "PNG"
+    saved(folder / "Original" / "25.png", colour(20, 20))
+    saved(folder / "Ground Truth" / "25.png", square(20, 20))
+    with pytest.raises(BadInput, match="images have 2 sizes"):
+        cvc(tmp_path, size=None)
+
+
+def test_a_training_split_without_foreground_has_no_auto_weight():
+    data = phantom()
+    data.splits["train"] = Pictures([p for p in phantom(empty=0.99).splits["train"].pictures if not p.mask.any()])
+    with pytest.raises(BadInput, match="no training mask has a foreground pixel"):
+        data.imbalance()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "blobs"}, "one of blob, vessel, speck or mixed"),
+        ({"foreground": 0.7}, "more than 0 and below 0.5"),
+        ({"empty": 1.0}, "from 0 to below 1"),
+        ({"size": None}, "size must be given"),
+        ({"size": (8, 8)}, "32 pixels or more"),
+        ({"size": (32,)}, "size must be"),
+        ({"channels": 2}, "channels must be 1"),
+        ({"batch_size": 0}, "batch_size must be 1 or more"),
+    ],
+)
+def test_an_impossible_setting_is_refused_with_the_rule(changes, message):
+    with pytest.raises(ValueError, match=message):
+        phantom(**changes)
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+def batches(data, epoch=0):
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(epoch)
+    return list(loader)
+
+
+def same(first, second):
+    return all(torch.equal(a[key], b[key]) for a, b in zip(first, second, strict=True) for key in ("image", "mask"))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")  # on a machine with fewer cores
+def test_zero_and_four_workers_give_the_same_batches():
+    alone, helped = (phantom(augment=augment("thesis"), workers=workers) for workers in (0, 4))
+    assert same(batches(alone), batches(helped))
+    assert same(batches(alone, epoch=3), batches(helped, epoch=3))
+
+
+def test_epochs_and_seeds_change_order_and_augmentation():
+    data = phantom(augment=augment("thesis"))
+    first = batches(data)
+    assert same(first, batches(data))
+    assert not same(first, batches(data, epoch=1))
+    assert not same(first, batches(phantom(augment=augment("thesis"), seed=1)))
+
+
+@pytest.mark.parametrize("name", ["flips", "thesis"])
+def test_augmentation_moves_the_mask_with_the_image_and_keeps_it_binary(name):
+    # an image that is its own mask stays its own mask, but for brightness and the blur of interpolation at the edges
+    mask = np.zeros((64, 64), np.uint8)
+    cv2.circle(mask, (24, 30), 12, 1, -1)
+    image = (mask * 200)[..., None]
+    chain, moved = augment(name), 0
+    for seed in range(60):
+        new, (where,) = chain(image, [mask], seed)
+        assert set(np.unique(where)) <= {0, 1}
+        bright = new[..., 0] > new.max() / 2
+        assert (bright != where.astype(bool)).mean() < 0.02
+        moved += not np.array_equal(where, mask)
+    assert moved > 10
+
+
+def test_the_steps_of_a_chain_act_independently():
+    # two flips, each half of the time: together they change the picture half of the time, not never
+    twice = Augment({name: {"transform": "HorizontalFlip", "p": 0.5} for name in "ab"})
+    mask = square(value=1)
+    changed = [not np.array_equal(twice(colour(), [mask], seed)[1][0], mask) for seed in range(200)]
+    assert np.mean(changed) == pytest.approx(0.5, abs=0.12)
+
+
+def test_no_augmentation_leaves_the_picture_alone():
+    image, mask = colour(), square(value=1)
+    new, (where,) = augment("none")(image, [mask], 0)
+    assert np.array_equal(new, image)
+    assert np.array_equal(where, mask)
+
+
+def test_a_misspelled_transform_or_argument_is_refused():
+    with pytest.raises(ValueError, match="did you mean HorizontalFlip"):
+        Augment({"a": {"transform": "HorizontalFlipp"}})
+    with pytest.raises(ValueError, match="probability"):
+        Augment({"a": {"transform": "HorizontalFlip", "probability": 1.0}})
+
+
+def test_evaluation_is_neither_shuffled_nor_augmented():
+    data = phantom(augment=augment("flips"))
+    order = [index for batch in data.val_dataloader() for index in batch["index"].tolist()]
+    assert order == [0, 1, 2]
+    assert torch.equal(data.splits["val"][0]["mask"][0].byte(), torch.from_numpy(data.splits["val"].pictures[0].mask))
+
+
+def test_the_native_mask_survives_packing_whatever_its_size(tmp_path):
+    mask = (np.random.default_rng(0).random((13, 7)) > 0.5).astype(np.uint8) * 255
+    cvc_folder(tmp_path)
+    for frame in LAST_FRAMES[:8]:
+        saved(tmp_path / "PNG" / "Original" / f"{frame}.png", colour(13, 7))
+        saved(tmp_path / "PNG" / "Ground Truth" / f"{frame}.png", mask)
+    data, _ = cvc(tmp_path)
+    assert np.array_equal(data.splits["val"][0]["native_mask"][0].numpy(), mask > 0)
+    assert data.splits["val"][0]["mask"].shape == (1, 32, 40)
+
+
+@given(st.integers(1, 40), st.integers(1, 5))
+def test_processes_share_the_images_without_doubling_or_losing_one(length, world):
+    seen = []
+    for rank in range(world):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("raremask.data.base._process", lambda rank=rank: (rank, world))
+            evaluation, training = ShareSampler(length), SeededSampler(length, seed=0)
+            assert len(list(evaluation)) == len(evaluation)
+            assert len(list(training)) == len(training) == -(-length // world)
+            seen += list(evaluation)
+    assert sorted(seen) == list(range(length))
+
+
+# --- phantoms ---------------------------------------------------------------------------------------------------------
+
+
+def test_phantoms_follow_from_their_seed():
+    first, again, other = phantom(), phantom(), phantom(data_seed=1)
+    for split in ("train", "val", "test"):
+        for a, b in zip(first.splits[split].pictures, again.splits[split].pictures, strict=True):
+            assert np.array_equal(a.image, b.image)
+            assert np.array_equal(a.mask, b.mask)
+    assert not np.array_equal(first.splits["train"].pictures[0].image, other.splits["train"].pictures[0].image)
+    train, test = (first.splits[split].pictures[0].image for split in ("train", "test"))
+    assert not np.array_equal(train, test)
+
+
+@pytest.mark.parametrize("kind", ["blob", "vessel", "speck"])
+@pytest.mark.parametrize("fraction", [0.002, 0.01, 0.1])
+def test_the_foreground_has_the_fraction_that_is_asked_for(kind, fraction):
+    data = phantom(kind=kind, foreground=fraction, train=40, size=(128, 128))
+    mean = np.mean([picture.mask.mean() for picture in data.splits["train"].pictures])
+    assert mean == pytest.approx(fraction, rel=0.35)
+
+
+def test_specks_are_below_one_percent_and_empty_phantoms_are_as_many_as_asked():
+    masks = [picture.mask for picture in phantom(kind="speck", train=30, size=(128, 128)).splits["train"].pictures]
+    assert all(0 < mask.mean() < 0.01 for mask in masks)
+    empty = [not picture.mask.any() for picture in phantom(empty=0.6, train=200).splits["train"].pictures]
+    assert np.mean(empty) == pytest.approx(0.6, abs=0.1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_phantom_has_the_channels_that_are_asked_for(channels):
+    assert phantom(channels=channels).splits["train"][0]["image"].shape == (channels, 32, 40)
+
+
+# --- splits -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=8, max_size=60).filter(lambda groups: len(set(groups)) > 4))
+def test_a_group_is_never_divided_and_nothing_is_lost(groups):
+    things = list(range(len(groups)))
+    parts = splits.by_group(things, groups, seed=0)
+    assert sorted(itertools.chain(*parts.values())) == things
+    owners = [{groups[thing] for thing in part} for part in parts.values()]
+    assert sum(map(len, owners)) == len(set(groups))
+    assert all(parts.values())
+
+
+def test_too_few_groups_and_wrong_sizes_are_refused():
+    with pytest.raises(ValueError, match="three groups or more"):
+        splits.by_group([1, 2], ["a", "b"], seed=0)
+    with pytest.raises(ValueError, match="must add up"):
+        splits.at_random([1, 2], {"train": 3}, seed=0)

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
+
+from raremask.metrics.gather import ImageCounts, count
+from raremask.metrics.overlap import baselines, score, summary
+
+pairs = arrays.arrays(np.bool_, st.tuples(st.just(2), st.integers(1, 9), st.integers(1, 9)))
+
+
+def counts_of(prediction, mask):
+    return count(torch.as_tensor(prediction)[None, None], torch.as_tensor(mask)[None, None]).numpy()
+
+
+@given(pairs)
+def test_scores_of_one_image_equal_scikit_learn(pair):
+    prediction, mask = pair
+    scores = score(counts_of(prediction, mask), empty="zero")
+    references = {"dice": f1_score, "iou": jaccard_score, "precision": precision_score, "recall": recall_score}
+    for name, reference in references.items():
+        assert scores[name][0] == pytest.approx(reference(mask.ravel(), prediction.ravel(), zero_division=0))
+
+
+@given(pairs)
+def test_dice_and_iou_do_not_care_which_is_the_truth(pair):
+    there, back = (score(counts_of(*order)) for order in (pair, pair[::-1]))
+    assert there["dice"] == back["dice"]
+    assert there["iou"] == back["iou"]
+    assert there["precision"] == back["recall"]
+
+
+@pytest.mark.parametrize(("empty", "worth"), [("one", 1.0), ("skip", np.nan), ("zero", 0.0)])
+def test_an_empty_mask_left_empty_is_worth_what_the_policy_says(empty, worth):
+    scores = score(np.array([[0, 0, 0, 9]]), empty)
+    for values in scores.values():
+        np.testing.assert_equal(values[0], worth)
+
+
+@pytest.mark.parametrize("empty", ["one", "skip", "zero"])
+@pytest.mark.parametrize("counts", [[0, 1, 0, 8], [0, 0, 3, 6]], ids=["false positive on empty", "missed"])
+def test_a_false_positive_on_an_empty_mask_and_a_missed_object_score_zero_under_every_policy(empty, counts):
+    assert all(values[0] == 0 for values in score(np.array([counts]), empty).values())
+
+
+def test_the_mean_over_images_and_the_pooled_score_stand_under_their_own_names():
+    # Dice: 1 and 0; pooled: 2 * 10 / (20 + 10)
+    result = summary(np.array([[10, 0, 0, 90], [0, 0, 10, 90]]))
+    assert result["dice"] == 0.5
+    assert result["dice_pooled"] == pytest.approx(2 / 3)
+    assert result["foreground_predicted"] == 0.05
+    assert result["foreground_true"] == 0.1
+
+
+def test_skipped_images_are_left_out_of_the_mean():
+    assert summary(np.array([[0, 0, 0, 9], [1, 0, 0, 8]]), "skip")["dice"] == 1
+    assert np.isnan(summary(np.array([[0, 0, 0, 9]]), "skip")["dice"])
+
+
+def test_painting_nothing_and_painting_everything_are_counted_from_the_same_images():
+    counts = np.array([[3, 1, 2, 14]])  # 5 of 20 pixels are foreground
+    nothing, everything = baselines(counts).values()
+    assert nothing.tolist() == [[0, 0, 5, 15]]
+    assert everything.tolist() == [[5, 15, 0, 0]]
+    assert summary(everything)["dice"] == pytest.approx(2 * 5 / (20 + 5))
+
+
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(ValueError, match="one of one, skip, zero; got 'nan'"):
+        score(np.zeros((1, 4)), "nan")
+
+
+def test_pixels_outside_the_validity_mask_are_not_counted():
+    prediction = torch.tensor([[True, True], [False, False]])[None, None]
+    mask = torch.tensor([[True, False], [True, False]])[None, None]
+    valid = torch.tensor([[True, False], [True, True]])[None, None]
+    assert count(prediction, mask).tolist() == [[1, 1, 1, 1]]
+    assert count(prediction, mask, valid).tolist() == [[1, 0, 1, 1]]
+
+
+def test_gathered_counts_come_in_the_order_of_the_dataset_and_each_image_once():
+    metric = ImageCounts()
+    metric.update(torch.tensor([2, 0]), torch.tensor([[1, 1, 1, 1], [2, 2, 2, 2]]))
+    metric.update(torch.tensor([1, 0]), torch.tensor([[3, 3, 3, 3], [2, 2, 2, 2]]))  # 0 again: a padded batch
+    assert metric.compute().tolist() == [[0, 2, 2, 2, 2], [1, 3, 3, 3, 3], [2, 1, 1, 1, 1]]

@@ -1,0 +1,360 @@
+"""Whole runs on phantoms: they train for real, and what they leave behind is looked at."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from conftest import ROOT, TINY
+from raremask import BadInput
+from raremask.metrics.overlap import baselines, summary
+from raremask.run import build_trainer
+from raremask.runfolder import read_counts, read_table
+
+TWO_STAGE = (
+    "callbacks=two_stage",
+    "callbacks.switch.epoch=3",
+    "loss=weighted_bce",
+    "loss@callbacks.switch.loss=weighted_bce_dice",
+)
+
+
+def checkpoint(folder: Path, name: str) -> dict:
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def events(folder: Path) -> EventAccumulator:
+    board = EventAccumulator(str(folder / "tensorboard"))
+    board.Reload()
+    return board
+
+
+def state(folder: Path) -> dict:
+    return json.loads((folder / "status.json").read_text())
+
+
+def python(*arguments: str, **more) -> subprocess.CompletedProcess:
+    """Run a command as a user would, in a process of its own."""
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **more)
+
+
+# --- one run and its folder -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One finished run that several tests look at."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    done = python(str(ROOT / "src" / "train.py"), *TINY, "augment=thesis", f"hydra.run.dir={folder}", check=True)
+    return folder, done
+
+
+def test_a_run_leaves_behind_what_the_readme_promises(run):
+    folder, _ = run
+    expected = {".hydra", "checkpoints", "figures", "metrics.csv", "per_image_test.csv", "per_image_val.csv"}
+    assert expected | {"status.json", "tensorboard", "train.log"} == {path.name for path in folder.iterdir()}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (folder / "figures").iterdir()} == {"curves.png", "gallery_test.png"}
+    status = state(folder)
+    assert status["state"] == "done"
+    assert (status["dataset"], status["model"], status["loss"], status["seed"]) == ("phantom", "unet", "bce_dice", 42)
+
+
+def test_a_run_says_what_it_does_and_nothing_else(run):
+    _, done = run
+    assert done.stderr == ""
+    lines = done.stdout.split("\n")
+    assert lines[1].startswith("phantom: 12 train, 5 val, 4 test; foreground")
+    assert sum(line.startswith("epoch") for line in lines) == 2
+    for name in ("best checkpoint", "all background", "all foreground", "Pictures:", "tensorboard --logdir"):
+        assert name in done.stdout
+
+
+def test_every_epoch_logs_what_a_user_wants_to_see(run):
+    folder, _ = run
+    rows = read_table(folder / "metrics.csv")
+    assert [row["epoch"] for row in rows] == [0, 1]
+    scores = ("dice", "iou", "precision", "recall", "dice_pooled", "foreground_predicted", "foreground_true")
+    wanted = {f"{split}/{name}" for split in ("train", "val") for name in scores}
+    wanted |= {f"{split}/loss{term}" for split in ("train", "val") for term in ("", "/bce", "/dice")}
+    wanted |= {"optim/lr", "optim/grad_norm", "seconds", "step"}
+    assert wanted <= set(rows[0])
+    for row in rows:
+        assert row["train/loss"] == pytest.approx(row["train/loss/bce"] + row["train/loss/dice"], rel=1e-5)
+        assert 0 < row["optim/grad_norm"] < 100
+
+
+def test_tensorboard_shows_curves_panels_and_the_final_scores_beside_the_settings(run):
+    folder, _ = run
+    board = events(folder)
+    assert {"train/loss", "val/dice", "optim/lr", "optim/grad_norm", "test/dice"} <= set(board.Tags()["scalars"])
+    assert "hp_metric" not in board.Tags()["scalars"]
+    assert board.Tags()["images"] == ["val/images"]
+    final = summary(read_counts(folder / "per_image_test.csv"))["dice"]
+    assert board.Scalars("test/dice")[-1].value == pytest.approx(final)
+    assert "_hparams_/session_start_info" in board.PluginTagToContent("hparams")
+
+
+def test_the_validation_table_is_that_of_the_best_epoch(run):
+    folder, _ = run
+    best = max(row["val/dice"] for row in read_table(folder / "metrics.csv"))
+    assert summary(read_counts(folder / "per_image_val.csv"))["dice"] == pytest.approx(best, abs=1e-6)
+
+
+def test_last_really_is_the_last_epoch(run):
+    folder, _ = run
+    assert checkpoint(folder, "last")["epoch"] == 1
+
+
+def test_evaluate_gives_the_same_numbers(run, command, capsys):
+    folder, _ = run
+    before = (folder / "per_image_test.csv").read_text()
+    command("evaluate.py", f"run={folder}")
+    assert (folder / "per_image_test.csv").read_text() == before
+    assert "Largest change in the Dice of an image" in capsys.readouterr().out
+
+
+def test_evaluate_names_the_checkpoints_that_there_are(run, command):
+    folder, _ = run
+    with pytest.raises(BadInput, match="Checkpoints in this run: best, last"):
+        command("evaluate.py", f"run={folder}", "checkpoint=first")
+    command("evaluate.py", f"run={folder}", "checkpoint=last", "split=val", "trainer=cpu")
+    assert (folder / "per_image_val_last.csv").is_file()
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(run, command):
+    folder, _ = run
+    before = (folder / ".hydra" / "config.yaml").read_text()
+    with pytest.raises(BadInput, match="already holds a run"):
+        command("train.py", *TINY, "seed=7", f"hydra.run.dir={folder}")
+    assert (folder / ".hydra" / "config.yaml").read_text() == before
+    assert state(folder)["state"] == "done"
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_learns_phantoms_far_beyond_painting_nothing_or_everything(train):
+    folder = train(
+        "dataset.kind=blob",
+        "dataset.size=[64,64]",
+        "dataset.train=128",
+        "dataset.val=16",
+        "dataset.test=16",
+        "dataset.batch_size=8",
+        "model.base=8",
+        "optimizer.lr=0.01",
+        "trainer.max_epochs=25",
+    )
+    counts = read_counts(folder / "per_image_test.csv")
+    everything = summary(baselines(counts)["all foreground"])["dice"]
+    assert everything < 0.15
+    assert summary(counts)["dice"] > 0.5
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(train):
+    first, again, other = (train(f"seed={seed}", folder=name) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    table = "per_image_test.csv"
+    assert (first / table).read_text() == (again / table).read_text()
+    assert (first / table).read_text() != (other / table).read_text()
+
+
+def test_a_failed_run_says_so_in_its_folder(train, tmp_path):
+    with pytest.raises(BadInput, match="is never reached"):
+        train(*TWO_STAGE, "callbacks.switch.epoch=2")
+    assert state(tmp_path / "run")["state"] == "failed"
+    assert "is never reached" in state(tmp_path / "run")["reason"]
+
+
+def test_early_stopping_ends_a_run_that_gets_no_better(train):
+    folder = train("optimizer.lr=0", "callbacks.early_stopping.patience=2", "trainer.max_epochs=9")
+    assert len(read_table(folder / "metrics.csv")) == 3
+
+
+@pytest.mark.parametrize("dataset", ["cvc", "drive", "isic2018"])
+def test_a_debug_run_works_on_the_real_dataset(real_data, tmp_path, dataset):
+    folder = {"cvc": "CVC-ClinicDB", "drive": "DRIVE", "isic2018": "ISIC2018"}[dataset]
+    settings = [setting for setting in TINY if not setting.startswith(("dataset", "trainer"))]
+    script = ["-W", "ignore:.*the full dataset has", str(ROOT / "src" / "train.py")]  # ISIC may be there in part
+    settings += [f"dataset={dataset}", "dataset.size=[64,64]", f"data_dir={real_data(folder).parent}"]
+    done = python(*script, *settings, "trainer=debug", "loss=boundary_dou", f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert state(tmp_path)["state"] == "done"
+    columns = read_table(tmp_path / "per_image_test.csv")[0]
+    assert ("dice_fov" in columns) == (dataset == "drive")
+
+
+# --- two stages, and resuming -----------------------------------------------------------------------------------------
+
+
+def test_two_stages_restart_patience_and_keep_the_best_of_each(train):
+    folder = train(
+        *TWO_STAGE,
+        "trainer.max_epochs=6",
+        "optimizer.lr=0",  # nothing ever gets better, so early stopping would end each stage at once
+        "callbacks.early_stopping.patience=2",
+    )
+    rows = read_table(folder / "metrics.csv")
+    # stage 1 is carried to the switch at epoch 3; from there the patience of 2 starts anew: 3 is best, 4 and 5 are not
+    assert [row["optim/stage"] for row in rows] == [1, 1, 1, 2, 2, 2]
+    assert [checkpoint(folder, f"best_stage{stage}")["epoch"] for stage in (1, 2)] == [0, 3]
+    assert checkpoint(folder, "best")["epoch"] == 0
+    assert "train/loss/dice" in rows[3]
+    assert "train/loss/dice" not in rows[2]
+    assert events(folder).Scalars("optim/stage")[-1].value == 2
+
+
+def test_early_stopping_ends_the_second_stage(train):
+    folder = train(*TWO_STAGE, "trainer.max_epochs=9", "optimizer.lr=0", "callbacks.early_stopping.patience=2")
+    assert len(read_table(folder / "metrics.csv")) == 6
+
+
+def test_the_switch_may_set_the_learning_rate(train):
+    folder = train(*TWO_STAGE, "trainer.max_epochs=5", "callbacks.switch.lr=0.0005")
+    assert [row["optim/lr"] for row in read_table(folder / "metrics.csv")] == pytest.approx([1e-3] * 3 + [5e-4] * 2)
+
+
+KILLED = """
+import os, runpy, signal
+from raremask.module import Segmenter
+
+step = Segmenter.training_step
+
+def training_step(self, batch, index):
+    if (self.current_epoch, index) == ({epoch}, 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, index)
+
+Segmenter.training_step = training_step
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("scheduler", ["plateau", "cosine"])
+@pytest.mark.parametrize("killed_in", [2, 4], ids=["before the switch", "after the switch"])
+def test_a_run_that_is_killed_and_resumed_equals_the_unbroken_one(train, tmp_path, scheduler, killed_in, command):
+    settings = [
+        *TWO_STAGE,
+        f"scheduler={scheduler}",
+        "trainer.max_epochs=7",
+        "model.dropout=0.3",
+        "augment=thesis",
+        "dataset.workers=1",
+        "callbacks.early_stopping.patience=3",
+    ]
+    if scheduler == "plateau":
+        settings += ["scheduler.patience=0", "+scheduler.threshold=0.5"]  # the rate falls almost every epoch
+    whole = train(*settings, folder="whole")
+    broken = tmp_path / "broken"
+    code = KILLED.format(epoch=killed_in, script=str(ROOT / "src" / "train.py"))
+    done = python(
+        "-c", code, *TINY, *settings, f"hydra.run.dir={broken}", env=os.environ | {"PYTHONPATH": "src"}, cwd=ROOT
+    )
+    assert done.returncode == -9, done.stderr
+    assert len(read_table(broken / "metrics.csv")) == killed_in
+    command("train.py", f"resume={broken}")
+
+    for name in ("last", "best", "best_stage1", "best_stage2"):
+        one, other = checkpoint(whole, name), checkpoint(broken, name)
+        assert one["epoch"] == other["epoch"]
+        assert all(torch.equal(one["state_dict"][key], other["state_dict"][key]) for key in one["state_dict"])
+        assert one["lr_schedulers"] == other["lr_schedulers"]
+    without_time = [
+        [{key: value for key, value in row.items() if key != "seconds"} for row in read_table(folder / "metrics.csv")]
+        for folder in (whole, broken)
+    ]
+    assert without_time[0] == without_time[1]
+    assert (whole / "per_image_test.csv").read_text() == (broken / "per_image_test.csv").read_text()
+    rates = {row["optim/lr"] for row in read_table(whole / "metrics.csv")}
+    assert len(rates) > 2  # the scheduler has acted, before and after the break
+
+
+def test_a_resumed_run_may_be_longer(run, command, tmp_path):
+    folder = tmp_path / "longer"
+    shutil.copytree(run[0], folder)
+    command("train.py", f"resume={folder}", "trainer.max_epochs=3")
+    assert [row["epoch"] for row in read_table(folder / "metrics.csv")] == [0, 1, 2]
+    best = checkpoint(run[0], "best")["callbacks"], checkpoint(folder, "last")["callbacks"]
+    scores = [state["best_model_score"] for kept in best for state in kept.values() if "best_model_score" in state]
+    scores = [score for score in scores if score is not None]
+    assert scores[-1] >= scores[0]  # the best of a moved folder is remembered
+    assert (folder / ".hydra" / "config.yaml").read_text() == (run[0] / ".hydra" / "config.yaml").read_text()
+
+
+def test_a_resumed_run_is_not_another(run, command):
+    folder, _ = run
+    with pytest.raises(BadInput, match=r"only trainer.<setting>=<value> may change"):
+        command("train.py", f"resume={folder}", "seed=3")
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_gpu_that_is_not_there_is_refused(train, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BadInput, match=r"PyTorch sees none. Use trainer=auto or trainer=cpu"):
+        train("trainer=gpu")
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_mixed_precision_on_a_cpu_without_hardware_for_it_is_warned_of(monkeypatch, precision):
+    config = OmegaConf.create({"_target_": "builtins.dict", "accelerator": "cpu", "precision": precision})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    with pytest.warns(UserWarning, match="over 100 times as long"):
+        build_trainer(config)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True, "amx_fp16": True}, raising=False)
+    assert build_trainer(config)["precision"] == precision  # a warning would be an error here
+
+
+def test_two_processes_score_every_image_once_like_one(tmp_path):
+    """Evaluation is divided between processes; training sees the same number of steps in each."""
+    tables = []
+    for name, extra in (("one", []), ("two", ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"])):
+        folder = tmp_path / name
+        settings = [setting for setting in TINY if extra == [] or not setting.startswith("trainer=")]
+        script = [str(ROOT / "src" / "train.py"), *settings, "optimizer.lr=0", *extra]
+        done = python(*script, f"hydra.run.dir={folder}")
+        assert done.returncode == 0, done.stderr
+        with (folder / "per_image_test.csv").open() as file:
+            tables.append(list(csv.reader(file)))
+    assert tables[0] == tables[1]
+
+
+# --- sweeps -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_trains_every_combination_in_a_folder_that_names_it(tmp_path):
+    script = [str(ROOT / "src" / "train.py"), "-m", *TINY, "trainer.max_epochs=1"]
+    done = python(*script, "loss=dice,dynamit", "seed=0,1", "sweep=study", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folders = sorted(path for path in (tmp_path / "outputs" / "sweeps" / "study").iterdir() if path.is_dir())
+    assert len(folders) == 4
+    assert [state(folder)["loss"] for folder in folders] == ["dice", "dice", "dynamit", "dynamit"]
+    assert [state(folder)["seed"] for folder in folders] == [0, 1, 0, 1]
+    assert all(folder.name.startswith("phantom_unet_") for folder in folders)
+    assert not any(set("=,") & set(folder.name) for folder in folders)
+
+    shown = python(str(ROOT / "scripts" / "show_runs.py"), str(folders[0].parent), check=True).stdout
+    assert "all background" in shown
+    assert shown.count("dynamit") == 2
+
+
+def test_build_trainer_takes_the_fastest_safe_precision(monkeypatch):
+    config = OmegaConf.create({"_target_": "builtins.dict", "accelerator": "auto", "precision": "auto"})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert build_trainer(config)["precision"] == "32-true"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert build_trainer(config)["precision"] == "bf16-mixed"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    assert build_trainer(config)["precision"] == "16-mixed"
+    config.accelerator = "cpu"
+    assert build_trainer(config)["precision"] == "32-true"

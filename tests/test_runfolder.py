@@ -1,0 +1,68 @@
+import json
+
+import numpy as np
+import pytest
+
+from raremask import BadInput
+from raremask.runfolder import read_counts, read_table, status, write_scores, write_table, write_text
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "table.csv"
+    write_text(path, "old")
+
+    def full_disk(descriptor):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("raremask.runfolder.os.fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(path, "new and longer")
+    assert path.read_text() == "old"
+
+
+def test_a_table_comes_back_as_it_was_written_with_gaps_left_out(tmp_path):
+    rows = [{"epoch": 0, "loss": 0.1}, {"epoch": 1, "loss": 1e-7, "name": 'a,"b"'}]
+    write_table(tmp_path / "t.csv", rows)
+    assert read_table(tmp_path / "t.csv") == rows
+
+
+def state(folder):
+    return json.loads((folder / "status.json").read_text())
+
+
+def test_the_status_tells_how_a_run_goes_and_ended(tmp_path):
+    with status(tmp_path, loss="dice"):
+        assert state(tmp_path)["state"] == "running"
+        assert state(tmp_path)["loss"] == "dice"
+    assert state(tmp_path)["state"] == "done"
+    assert state(tmp_path)["ended"] >= state(tmp_path)["started"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(ValueError("no"), "ValueError: no"), (KeyboardInterrupt(), "interrupted")]
+)
+def test_a_run_that_breaks_off_leaves_its_reason(tmp_path, error, reason):
+    with pytest.raises(type(error)), status(tmp_path):
+        raise error
+    assert state(tmp_path)["state"] == "failed"
+    assert state(tmp_path)["reason"] == reason
+
+
+def test_the_table_of_a_split_holds_counts_and_scores_of_every_image(tmp_path):
+    counts = np.array([[2, 0, 2, 12], [0, 0, 0, 16]])
+    fov = np.array([[2, 0, 0, 6], [0, 0, 0, 8]])
+    path = tmp_path / "per_image_test.csv"
+    write_scores(path, ["a", "=b"], ["g", "h"], {"": counts, "_fov": fov}, empty="skip")
+    first, second = read_table(path)
+    assert first["foreground"] == 0.25
+    assert first["dice"] == pytest.approx(2 * 2 / 6)
+    assert first["dice_fov"] == 1
+    assert "dice" not in second  # skipped: an empty cell
+    assert second["image"] == "=b"
+    assert read_counts(path).tolist() == counts.tolist()
+    assert read_counts(path, "_fov").tolist() == fov.tolist()
+
+
+def test_a_missing_table_asks_whether_the_run_has_ended(tmp_path):
+    with pytest.raises(BadInput, match="has the run ended"):
+        read_counts(tmp_path / "per_image_test.csv")
