@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
     print("\n".join([format_scores(best_first | floor), *unfinished]))
     place = os.path.relpath(folder)
     print(f"\nPictures: {place}/*/figures/gallery_test.png")
-    print(f"Curves:   {Path(sys.executable).parent / 'tensorboard'} --logdir {place}\n")
+    print(f"Curves:   {os.path.relpath(Path(sys.executable).parent / 'tensorboard')} --logdir {place}\n")
 
 
 if __name__ == "__main__":

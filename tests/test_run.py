@@ -100,6 +100,7 @@ def test_tensorboard_shows_curves_panels_and_the_final_scores_beside_the_setting
     assert board.Tags()["images"] == ["val/images"]
     final = summary(read_counts(folder / "per_image_test.csv"))["dice"]
     assert board.Scalars("test/dice")[-1].value == pytest.approx(final)
+    assert len(board.Scalars("val/dice")) == 2  # the two epochs: the final scores are no further point of the curve
     assert "_hparams_/session_start_info" in board.PluginTagToContent("hparams")
 
 
@@ -282,10 +283,6 @@ def test_a_resumed_run_may_be_longer(run, command, tmp_path):
     shutil.copytree(run[0], folder)
     command("train.py", f"resume={folder}", "trainer.max_epochs=3")
     assert [row["epoch"] for row in read_table(folder / "metrics.csv")] == [0, 1, 2]
-    best = checkpoint(run[0], "best")["callbacks"], checkpoint(folder, "last")["callbacks"]
-    scores = [state["best_model_score"] for kept in best for state in kept.values() if "best_model_score" in state]
-    scores = [score for score in scores if score is not None]
-    assert scores[-1] >= scores[0]  # the best of a moved folder is remembered
     assert (folder / ".hydra" / "config.yaml").read_text() == (run[0] / ".hydra" / "config.yaml").read_text()
 
 

@@ -200,8 +200,8 @@ class Panels(Callback):
         if not (due and boards):
             return
         dataset = trainer.val_dataloaders.dataset
-        number = min(self.images, len(dataset))
-        rows = [figure_row(module, dataset[i * len(dataset) // number]) for i in range(number)]
+        evenly = np.linspace(0, len(dataset) - 1, min(self.images, len(dataset))).round().astype(int).tolist()
+        rows = [figure_row(module, dataset[index]) for index in evenly]
         for board in boards:
             figure = figures.gallery(rows, f"epoch {trainer.current_epoch + 1}")
             board.experiment.add_figure("val/images", figure, trainer.global_step)

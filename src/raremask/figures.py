@@ -65,7 +65,7 @@ def gallery(rows: Sequence[Row], heading: str = "") -> Figure:
         A figure that belongs to no window; save it with `savefig`.
     """
     height, width = rows[0].mask.shape
-    figure = Figure(figsize=(9, 0.75 + len(rows) * (3 * height / width + 0.3)), layout="constrained")
+    figure = Figure(figsize=(6.6, 0.75 + len(rows) * (2.2 * height / width + 0.25)), layout="constrained")
     axes = figure.subplots(len(rows), 3, squeeze=False)
     for line, row in zip(axes, rows, strict=True):
         line[0].imshow(row.image.squeeze(), cmap="gray", vmin=0, vmax=255)
@@ -95,7 +95,7 @@ def curves(history: Sequence[Mapping[str, float]], stage: str = "optim/stage") -
         A figure that belongs to no window.
     """
     figure = Figure(figsize=(10, 3.6), layout="constrained")
-    panels = {"Loss (training)": ["train/loss"], "Dice": ["train/dice", "val/dice", "val/dice_pooled", "val/dice_fov"]}
+    panels = {"Loss": ["train/loss", "val/loss"], "Dice": ["train/dice", "val/dice", "val/dice_pooled", "val/dice_fov"]}
     for axis, (title, keys) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         for key in keys:
             points = [(row["epoch"], row[key]) for row in history if math.isfinite(row.get(key, math.nan))]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -61,16 +62,7 @@ def train(cfg: DictConfig) -> float:
         checkpoint = folder / "checkpoints" / "best.ckpt"
         scores = {split: score_split(trainer, data, module, split, folder, checkpoint) for split in ("val", "test")}
         draw(data, module, folder)
-        settings = names | {
-            "lr": cfg.optimizer.lr,
-            "batch_size": cfg.dataset.batch_size,
-            "size": str(data.size),
-            "epochs": trainer.current_epoch,
-        }
-        results = {f"{split}/{name}": value for split, values in scores.items() for name, value in values.items()}
-        for logger in loggers:
-            logger.log_hyperparams(settings, results)
-            logger.finalize("success")
+        log_results(loggers, cfg, names, scores, trainer.current_epoch)
         _say_what_came_out(folder, module.empty)
     return scores["val"][cfg.monitor.removeprefix("val/")]
 
@@ -218,10 +210,29 @@ def score_split(
 
 
 @rank_zero_only
+def log_results(
+    loggers: list[Logger], cfg: DictConfig, names: dict[str, Any], scores: dict[str, dict[str, float]], epochs: int
+) -> None:
+    """Log the final scores with the settings that led to them: TensorBoard's hparams tab.
+
+    The tab shows five settings at first, in alphabetical order; those that tell runs apart come first.
+    """
+    main = {key: names[key] for key in ("dataset", "loss", "model", "seed")} | {"lr": cfg.optimizer.lr}
+    others = {key: value for key, value in names.items() if key not in main}
+    others |= {"batch_size": cfg.dataset.batch_size, "size": str(cfg.dataset.size), "epochs": epochs}
+    settings = main | {f"setting/{key}": value for key, value in others.items()}
+    results = {f"test/{name}": value for name, value in scores["test"].items()}
+    results[f"best/{cfg.monitor}"] = scores["val"][cfg.monitor.removeprefix("val/")]
+    for logger in loggers:
+        logger.log_hyperparams(settings, results)
+        logger.finalize("success")
+
+
+@rank_zero_only
 def draw(data: ImageMaskData, module: Segmenter, folder: Path, each: int = 2) -> None:
     """Draw the learning curves, and the worst, median and best images of the test split."""
     (folder / "figures").mkdir(exist_ok=True)
-    figures.curves(read_table(folder / "metrics.csv")).savefig(folder / "figures" / "curves.png", dpi=110)
+    figures.curves(read_table(folder / "metrics.csv")).savefig(folder / "figures" / "curves.png", dpi=120)
     scored = module.rows["test"][""].numpy()
     dice = score(scored[:, 1:], module.empty)["dice"]
     order = scored[np.argsort(np.nan_to_num(dice, nan=1.0), kind="stable"), 0].tolist()
@@ -229,7 +240,7 @@ def draw(data: ImageMaskData, module: Segmenter, folder: Path, each: int = 2) ->
     chosen = dict.fromkeys(order[:each] + order[middle : middle + each] + order[-each:])
     rows = [figure_row(module, data.splits["test"][index]) for index in chosen]
     figure = figures.gallery(rows, f"Test images: worst, median, best of {len(order)}")
-    figure.savefig(folder / "figures" / "gallery_test.png", dpi=110)
+    figure.savefig(folder / "figures" / "gallery_test.png", dpi=120)
 
 
 def _resumed(cfg: DictConfig) -> DictConfig:

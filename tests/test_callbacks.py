@@ -1,0 +1,50 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from raremask.callbacks import BestOfStage, LossSwitch, Panels, RunCheckpoint
+
+ALONE = SimpleNamespace(strategy=SimpleNamespace(reduce_boolean_decision=bool))  # a trainer with one process
+
+
+def remembering(folder, score=0.8):
+    """The state of a checkpoint callback that has saved `best.ckpt` with this score."""
+    callback = RunCheckpoint(str(folder), "best", "val/dice")
+    path = str(folder / "best.ckpt")
+    callback.best_model_path = callback.kth_best_model_path = path
+    callback.best_k_models = {path: torch.tensor(score)}
+    callback.best_model_score = callback.kth_value = torch.tensor(score)
+    return callback.state_dict()
+
+
+def test_the_best_of_a_run_is_remembered_when_its_folder_has_been_moved(tmp_path):
+    moved = RunCheckpoint(str(tmp_path / "new"), "best", "val/dice")
+    moved.load_state_dict(remembering(tmp_path / "old"))
+    assert moved.best_model_path == str(tmp_path / "new" / "best.ckpt")
+    assert moved.best_k_models == {str(tmp_path / "new" / "best.ckpt"): torch.tensor(0.8)}
+    assert moved.best_model_score == pytest.approx(0.8)
+    assert not moved.check_monitor_top_k(ALONE, torch.tensor(0.7))
+    assert moved.check_monitor_top_k(ALONE, torch.tensor(0.9))
+
+
+def test_a_restarted_stage_takes_any_score_and_leaves_the_file_of_the_first(tmp_path):
+    callback = BestOfStage(str(tmp_path), "best_stage{optim/stage:.0f}", "val/dice")
+    callback.load_state_dict(remembering(tmp_path))
+    callback.restart()
+    assert callback.best_k_models == {}  # what is not known is not deleted
+    assert callback.check_monitor_top_k(ALONE, torch.tensor(0.1))
+    assert callback.format_checkpoint_name({"optim/stage": torch.tensor(2.0)}).endswith("best_stage2.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LossSwitch(nn.Identity(), epoch=0), "must be 1 or more, or there is no first stage"),
+        (lambda: Panels(every=0), "every and images must be 1 or more"),
+    ],
+)
+def test_an_impossible_setting_is_refused_with_the_rule(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
