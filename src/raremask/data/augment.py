@@ -1,0 +1,64 @@
+"""Augmentation: the one room that knows albumentations.
+
+albumentations 2.0.8 is its last release under the MIT licence; its successor is under the AGPL. Behind :class:`Augment`
+it can be exchanged without touching a dataset.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import asks the network for a newer version
+import albumentations as A
+
+
+class Augment:
+    """A chain of albumentations, applied to an image and its masks alike.
+
+    Masks keep their values 0 and 1: geometry moves them by nearest neighbour. The result depends on the seed alone,
+    not on earlier calls or on the worker.
+
+    Args:
+        steps: The transforms in their order: `{any name: {transform: <class of albumentations>, <its arguments>}}`.
+
+    Raises:
+        ValueError: If albumentations has no such transform, or the transform no such argument.
+
+    >>> flip = Augment({"always": {"transform": "HorizontalFlip", "p": 1.0}})
+    >>> image = np.array([[[1], [2]]], dtype=np.uint8)
+    >>> flip(image, [image[..., 0]], seed=0)[1]
+    [array([[2, 1]], dtype=uint8)]
+    """
+
+    def __init__(self, steps: Mapping[str, Mapping[str, Any]]):
+        self.chain = A.Compose([_build(name, dict(step)) for name, step in steps.items()])
+
+    def __call__(self, image: np.ndarray, masks: list[np.ndarray], seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return the augmented image and masks.
+
+        Args:
+            image: `(H, W, C)` uint8.
+            masks: Any number of `(H, W)` uint8 of 0 and 1.
+            seed: Decides every random choice.
+        """
+        # One seed each: `Compose.set_random_seed` gives all the same, and then they all act or none does.
+        for transform, own in zip(self.chain.transforms, self._seeds(seed), strict=True):
+            transform.set_random_seed(own)
+        result = self.chain(image=image, masks=masks)
+        return result["image"], list(result["masks"])
+
+    def _seeds(self, seed: int) -> list[int]:
+        return np.random.SeedSequence(seed).generate_state(len(self.chain.transforms)).tolist()
+
+
+def _build(name: str, step: dict[str, Any]) -> A.BasicTransform:
+    kind = step.pop("transform")
+    known = [key for key, value in vars(A).items() if isinstance(value, type) and issubclass(value, A.BasicTransform)]
+    if kind not in known:
+        close = difflib.get_close_matches(kind, known, n=3)
+        raise ValueError(f"augment.steps.{name}: albumentations has no {kind}; did you mean {', '.join(close)}?")
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in step.items()}
+    return getattr(A, kind)(**arguments, strict=True)  # strict, or a misspelled argument is only a warning

@@ -1,0 +1,376 @@
+"""What all datasets share: reading once, checking everything, serving batches.
+
+A mask's way: a :class:`Record` says where it lies; :meth:`ImageMaskData.arrays` reads it; it is kept as a
+:class:`Picture`, at the network's size for the loss and packed at native size for the scores; :class:`Pictures` turns
+it into a sample, augmented in training; :func:`collate` makes batches of samples.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
+
+from raremask import BadInput
+from raremask.data.readers import read_image, read_mask
+
+SPLITS = ("train", "val", "test")
+
+Transform = Callable[[np.ndarray, list[np.ndarray], int], tuple[np.ndarray, list[np.ndarray]]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where one image and its truth lie.
+
+    Args:
+        name: What the image is called in tables; unique in its dataset.
+        group: Images that must not be divided between splits share it: a sequence, a patient.
+        image: The image's file.
+        mask: The mask's file.
+        valid: File of the pixels that count (a field of view), if the dataset has one.
+    """
+
+    name: str
+    group: str
+    image: Path
+    mask: Path
+    valid: Path | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image in memory.
+
+    Args:
+        name: As in its record.
+        group: As in its record.
+        image: `(H, W, C)` uint8 at the network's size.
+        mask: `(H, W)` uint8 of 0 and 1 at the network's size.
+        valid: `(H, W)` uint8 of 0 and 1 at the network's size, or None.
+        size: Native height and width in pixels.
+        packed: The native mask, eight pixels a byte.
+        packed_valid: The native validity mask, likewise, or None.
+    """
+
+    name: str
+    group: str
+    image: np.ndarray
+    mask: np.ndarray
+    valid: np.ndarray | None
+    size: tuple[int, int]
+    packed: np.ndarray
+    packed_valid: np.ndarray | None
+
+    def native_mask(self) -> Tensor:
+        """Return the mask as its file has it, `(1, height, width)` boolean."""
+        return _unpack(self.packed, self.size)
+
+    def native_valid(self) -> Tensor | None:
+        """Return the validity mask as its file has it, `(1, height, width)` boolean, or None."""
+        return None if self.packed_valid is None else _unpack(self.packed_valid, self.size)
+
+
+def _unpack(packed: np.ndarray, size: tuple[int, int]) -> Tensor:
+    return torch.from_numpy(np.unpackbits(packed, count=size[0] * size[1]).reshape(1, *size)).bool()
+
+
+class Pictures(Dataset):
+    """The pictures of one split as samples.
+
+    A sample holds `image` `(C, H, W)` float32 in [0, 1], `mask` `(1, H, W)` float32 of 0 and 1, `valid` `(1, H, W)`
+    boolean where the dataset has one, `index`, `name`, `group` and `size` (native height, width). With `native` it
+    also holds `native_mask` and, where there is one, `native_valid`, `(1, height, width)` boolean.
+
+    Args:
+        pictures: What is served.
+        augment: Called as `augment(image, masks, seed)`, or None.
+        native: Whether samples carry the native masks, which scores need and training does not.
+    """
+
+    def __init__(self, pictures: list[Picture], augment: Transform | None = None, native: bool = False):
+        self.pictures, self.augment, self.native = pictures, augment, native
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """Return a sample: of an index as it is, of (index, seed) augmented."""
+        index, seed = key if isinstance(key, tuple) else (key, None)
+        picture = self.pictures[index]
+        image, masks = picture.image, [mask for mask in (picture.mask, picture.valid) if mask is not None]
+        if self.augment is not None and seed is not None:
+            image, masks = self.augment(image, masks, seed)
+        sample = {
+            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(255),
+            "mask": torch.from_numpy(np.ascontiguousarray(masks[0]))[None].float(),
+            "index": index,
+            "name": picture.name,
+            "group": picture.group,
+            "size": picture.size,
+        }
+        if picture.valid is not None:
+            sample["valid"] = torch.from_numpy(np.ascontiguousarray(masks[1]))[None].bool()
+        if self.native:
+            sample["native_mask"] = picture.native_mask()
+            if picture.valid is not None:
+                sample["native_valid"] = picture.native_valid()
+        return sample
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack what has one size (`image`, `mask`, `valid`, `index`); keep the rest as lists."""
+    batch = {key: [sample[key] for sample in samples] for key in samples[0]}
+    for key in ("image", "mask", "valid"):
+        if key in batch:
+            batch[key] = torch.stack(batch[key])
+    batch["index"] = torch.tensor(batch["index"])
+    return batch
+
+
+class SeededSampler(Sampler[tuple[int, int]]):
+    """Shuffles, and hands each index out with the seed of its augmentation.
+
+    Order and seeds follow from the seed and the epoch alone, in the main process: the same batches with any number of
+    workers, and in a resumed run. In a distributed training each process takes its share; the last ones are filled up
+    from the start, so that all processes make the same number of steps.
+
+    Args:
+        length: Number of samples.
+        seed: The run's seed.
+    """
+
+    def __init__(self, length: int, seed: int):
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of this epoch; Lightning calls it before each."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        _, world = _process()
+        return -(-self.length // world)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rank, world = _process()
+        random = np.random.default_rng([self.seed, self.epoch])
+        order = random.permutation(self.length)
+        seeds = random.integers(2**31, size=self.length)
+        for position in range(rank, len(self) * world, world):
+            index = int(order[position % self.length])
+            yield index, int(seeds[index])
+
+
+class ShareSampler(Sampler[int]):
+    """In order, each process its share of the images, none twice: scores must count each image once."""
+
+    def __init__(self, length: int):
+        self.length = length
+
+    def __len__(self) -> int:
+        return len(range(*self._range()))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(*self._range()))
+
+    def _range(self) -> tuple[int, int, int]:
+        rank, world = _process()
+        return rank, self.length, world
+
+
+def _process() -> tuple[int, int]:
+    """Rank of this process and number of processes."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+class ImageMaskData(LightningDataModule):
+    """A dataset of images with binary masks; subclasses say where the pictures lie.
+
+    A subclass defines :meth:`records`; one whose pictures are not files also :meth:`arrays`.
+
+    Args:
+        size: Height and width in pixels at which the network works; None keeps the native size, which must then be
+            the same for all images. Images are resized by area or bilinearly, masks by nearest neighbour.
+        channels: 1 (grayscale) or 3 (RGB).
+        batch_size: Images per step and process.
+        workers: Processes that augment; 0 does it in the main process. The batches are the same.
+        augment: Applied to the training split, or None.
+        seed: Decides order and augmentation of training, never the split.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int] | None,
+        channels: int,
+        batch_size: int,
+        workers: int = 0,
+        augment: Transform | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if channels not in (1, 3):
+            raise ValueError(f"channels must be 1 (grayscale) or 3 (RGB); got {channels}")
+        if size is not None and (len(size) != 2 or min(size) < 1):
+            raise ValueError(f"size must be [height, width] in pixels, or null for the native size; got {size}")
+        if batch_size < 1 or workers < 0:
+            raise ValueError(f"batch_size must be 1 or more, workers 0 or more; got {batch_size} and {workers}")
+        self.size = None if size is None else (int(size[0]), int(size[1]))
+        self.channels, self.batch_size, self.workers = channels, batch_size, workers
+        self.augment, self.seed = augment, seed
+        self.splits: dict[str, Pictures] = {}
+
+    def records(self) -> dict[str, list[Record]]:
+        """Return the records of `train`, `val` and `test`.
+
+        Raises:
+            BadInput: If the files are not where they should be.
+        """
+        raise NotImplementedError
+
+    def arrays(self, record: Record) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return one image `(h, w, C)` uint8, its mask and its validity mask or None, `(h, w)` boolean, as filed.
+
+        Raises:
+            BadInput: If one of them cannot be read.
+        """
+        valid = None if record.valid is None else read_mask(record.valid)
+        return read_image(record.image, self.channels), read_mask(record.mask), valid
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and check every picture of every split, once, whatever the stage.
+
+        Raises:
+            BadInput: With all that is wrong, one line each.
+        """
+        if self.splits:
+            return
+        records = self.records()
+        for split in SPLITS:
+            if not records[split]:
+                raise BadInput(f"{type(self).__name__}: the {split} split has no image.")
+        flat = [record for split in SPLITS for record in records[split]]
+        with ThreadPoolExecutor() as pool:  # decoders and OpenCV release the interpreter lock
+            # disable=None: a bar on a terminal, nothing in a log
+            read = tqdm(pool.map(self._try, flat), total=len(flat), desc="Reading images", leave=False, disable=None)
+            pictures, problems = [], []
+            for result in read:
+                (pictures if isinstance(result, Picture) else problems).append(result)
+        if not problems and self.size is None and len(sizes := {picture.size for picture in pictures}) > 1:
+            problems = [f"images have {len(sizes)} sizes, such as {sorted(sizes)[:2]}; set dataset.size=[height,width]"]
+        if problems:
+            shown = "\n".join(f"  {problem}" for problem in problems[:20])
+            more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+            raise BadInput(f"{len(problems)} of {len(flat)} images cannot be used:\n{shown}{more}")
+        remaining = iter(pictures)
+        for split in SPLITS:
+            mine = [next(remaining) for _ in records[split]]
+            self.splits[split] = Pictures(mine, self.augment if split == "train" else None, native=split != "train")
+
+    def _try(self, record: Record) -> Picture | str:
+        try:
+            image, mask, valid = self.arrays(record)
+        except BadInput as error:
+            return str(error)
+        for other, file in ((mask, record.mask), (valid, record.valid)):
+            if other is not None and other.shape != image.shape[:2]:
+                return f"{file}: {_by(other.shape)} pixels, but {record.image} has {_by(image.shape[:2])}"
+        size = self.size or image.shape[:2]
+        return Picture(
+            name=record.name,
+            group=record.group,
+            image=_resize(image, size, _interpolation(image.shape, size)),
+            mask=_resize(mask.astype(np.uint8), size, cv2.INTER_NEAREST_EXACT),
+            valid=None if valid is None else _resize(valid.astype(np.uint8), size, cv2.INTER_NEAREST_EXACT),
+            size=image.shape[:2],
+            packed=np.packbits(mask),
+            packed_valid=None if valid is None else np.packbits(valid),
+        )
+
+    def imbalance(self) -> float:
+        """Background pixels per foreground pixel in the training split, at the network's size, before augmentation.
+
+        Raises:
+            BadInput: If the training split has no foreground at all.
+        """
+        masks = [picture.mask for picture in self.splits["train"].pictures]
+        foreground = sum(int(mask.sum()) for mask in masks)
+        if foreground == 0:
+            raise BadInput("no training mask has a foreground pixel, so pos_weight: auto has nothing to go by.")
+        return (sum(mask.size for mask in masks) - foreground) / foreground
+
+    def train_dataloader(self) -> DataLoader:
+        """Return shuffled, augmented batches; the sampler's epoch decides them."""
+        dataset = self.splits["train"]
+        sampler = SeededSampler(len(dataset), self.seed)
+        if self.trainer is not None:  # in a resumed run Lightning takes the first batches before it sets the epoch
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+        return self._loader(dataset, sampler)
+
+    def val_dataloader(self) -> DataLoader:
+        """Return the validation split in order, with native masks."""
+        return self._loader(self.splits["val"], ShareSampler(len(self.splits["val"])))
+
+    def test_dataloader(self) -> DataLoader:
+        """Return the test split in order, with native masks."""
+        return self._loader(self.splits["test"], ShareSampler(len(self.splits["test"])))
+
+    def _loader(self, dataset: Pictures, sampler: Sampler) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.workers,
+            collate_fn=collate,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # its own, or making an iterator would move the global random state
+        )
+
+
+def files(folder: Path, suffix: str, expected: int, archive: str) -> list[Path]:
+    """List the images of a folder, sorted by name.
+
+    Args:
+        folder: Where they should lie.
+        suffix: How their names end.
+        expected: How many the full dataset has there; another number is allowed, with a warning.
+        archive: What to unpack there, for the message.
+
+    Raises:
+        BadInput: If there is none.
+    """
+    found = sorted(folder.glob(f"*{suffix}"))
+    if not found:
+        raise BadInput(
+            f"no {suffix} image in {folder}; expected {expected}. Unpack {archive} there, or set dataset.root."
+        )
+    if len(found) != expected:
+        warnings.warn(f"{folder} has {len(found)} images; the full dataset has {expected} there.", stacklevel=3)
+    return found
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"
+
+
+def _interpolation(shape: tuple[int, ...], size: tuple[int, int]) -> int:
+    """By area to shrink, or thin structures alias; bilinear to enlarge."""
+    return cv2.INTER_AREA if shape[0] * shape[1] > size[0] * size[1] else cv2.INTER_LINEAR
+
+
+def _resize(pixels: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
+    if pixels.shape[:2] == tuple(size):
+        return pixels
+    return cv2.resize(pixels, (size[1], size[0]), interpolation=interpolation).reshape(*size, *pixels.shape[2:])

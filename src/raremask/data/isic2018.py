@@ -1,0 +1,40 @@
+"""ISIC 2018, task 1: dermoscopic images with lesion masks."""
+
+from pathlib import Path
+
+from raremask.data.base import ImageMaskData, Record, files
+
+FOLDERS = {"train": ("Training", 2594), "val": ("Validation", 100), "test": ("Test", 1000)}
+
+
+class ISIC2018(ImageMaskData):
+    """ISIC 2018 task 1 in its official folders, which are its splits.
+
+    `ISIC2018_Task1-2_<Part>_Input/<name>.jpg` and `ISIC2018_Task1_<Part>_GroundTruth/<name>_segmentation.png`, Part
+    being Training, Validation and Test.
+
+    Args:
+        root: The folder that holds the six official folders.
+        **shared: As in :class:`~raremask.data.base.ImageMaskData`.
+
+    Source:
+        Codella et al. (2019), https://arxiv.org/abs/1902.03368; https://challenge.isic-archive.com/data/#2018
+    """
+
+    def __init__(self, root: str, **shared):
+        super().__init__(**shared)
+        self.root = Path(root)
+
+    def records(self) -> dict[str, list[Record]]:
+        """Return the records of the three splits.
+
+        Raises:
+            BadInput: If a folder has no image.
+        """
+        return {split: self._records_of(part, expected) for split, (part, expected) in FOLDERS.items()}
+
+    def _records_of(self, part: str, expected: int) -> list[Record]:
+        folder = self.root / f"ISIC2018_Task1-2_{part}_Input"
+        masks = self.root / f"ISIC2018_Task1_{part}_GroundTruth"
+        images = files(folder, ".jpg", expected, "the official archives of ISIC 2018 task 1")
+        return [Record(path.stem, path.stem, path, masks / f"{path.stem}_segmentation.png") for path in images]
