@@ -5,8 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from raremask.metrics.overlap import baselines, summary
-from raremask.runfolder import format_scores, read_counts
+from raremask.runfolder import beside_baselines, format_scores, read_counts
 
 
 def main(folder: Path) -> None:
@@ -18,14 +17,13 @@ def main(folder: Path) -> None:
         if status["state"] != "done":
             unfinished.append(f"{name}: {status['state']} {status.get('reason', '')}")
             continue
-        counts = read_counts(file.parent / "per_image_test.csv")
-        runs[name] = summary(counts, status["empty"])
-        for baseline, cells in baselines(counts).items():
-            floor[f"{status['dataset']} {baseline}"] = summary(cells, status["empty"])
+        scores = beside_baselines(read_counts(file.parent / "per_image_test.csv"), status["empty"])
+        runs[name] = scores.pop("best checkpoint")
+        floor |= {f"{status['dataset']} {baseline}": row for baseline, row in scores.items()}
     if not runs:
         sys.exit(f"No finished run below {folder}. {' '.join(unfinished)}")
     best_first = dict(sorted(runs.items(), key=lambda run: -run[1]["dice"]))
-    print("\nTest split, mean over images at native size; dice_pooled: all pixels in one")
+    print("\nTest split, mean over images at native size; dice_pooled: all pixels as one image")
     print("\n".join([format_scores(best_first | floor), *unfinished]))
     place = os.path.relpath(folder)
     print(f"\nPictures: {place}/*/figures/gallery_test.png")

@@ -98,7 +98,7 @@ def test_tensorboard_shows_curves_panels_and_the_final_scores_beside_the_setting
     assert {"train/loss", "val/dice", "optim/lr", "optim/grad_norm", "test/dice"} <= set(board.Tags()["scalars"])
     assert "hp_metric" not in board.Tags()["scalars"]
     assert board.Tags()["images"] == ["val/images"]
-    final = summary(read_counts(folder / "per_image_test.csv"))["dice"]
+    final = summary(read_counts(folder / "per_image_test.csv")[""])["dice"]
     assert board.Scalars("test/dice")[-1].value == pytest.approx(final)
     assert len(board.Scalars("val/dice")) == 2  # the two epochs: the final scores are no further point of the curve
     assert "_hparams_/session_start_info" in board.PluginTagToContent("hparams")
@@ -107,7 +107,7 @@ def test_tensorboard_shows_curves_panels_and_the_final_scores_beside_the_setting
 def test_the_validation_table_is_that_of_the_best_epoch(run):
     folder, _ = run
     best = max(row["val/dice"] for row in read_table(folder / "metrics.csv"))
-    assert summary(read_counts(folder / "per_image_val.csv"))["dice"] == pytest.approx(best, abs=1e-6)
+    assert summary(read_counts(folder / "per_image_val.csv")[""])["dice"] == pytest.approx(best, abs=1e-6)
 
 
 def test_last_really_is_the_last_epoch(run):
@@ -155,7 +155,7 @@ def test_a_network_learns_phantoms_far_beyond_painting_nothing_or_everything(tra
         "optimizer.lr=0.01",
         "trainer.max_epochs=25",
     )
-    counts = read_counts(folder / "per_image_test.csv")
+    counts = read_counts(folder / "per_image_test.csv")[""]
     everything = summary(baselines(counts)["all foreground"])["dice"]
     assert everything < 0.15
     assert summary(counts)["dice"] > 0.5
@@ -211,6 +211,26 @@ def test_two_stages_restart_patience_and_keep_the_best_of_each(train):
     assert "train/loss/dice" in rows[3]
     assert "train/loss/dice" not in rows[2]
     assert events(folder).Scalars("optim/stage")[-1].value == 2
+
+
+def test_the_plateau_starts_anew_at_the_switch(train):
+    folder = train(
+        *TWO_STAGE,
+        "trainer.max_epochs=7",
+        "optimizer.lr=1e-7",  # too small to change a score, so every epoch but the first of a stage is a bad one
+        "scheduler.patience=2",
+    )
+    # without the restart the third bad epoch would be epoch 3, and epoch 4 the first at a tenth of the rate;
+    # with it epoch 3 is the best of its stage, 4 and 5 are within the patience and 6 still has the first rate
+    rates = [row["optim/lr"] for row in read_table(folder / "metrics.csv")]
+    assert rates == pytest.approx([1e-7] * 7)
+
+
+def test_the_plateau_lowers_the_rate_after_its_patience(train):
+    folder = train("trainer.max_epochs=6", "optimizer.lr=1e-7", "scheduler.patience=2")
+    # epochs 1, 2 and 3 are bad, so the rate falls after epoch 3
+    rates = [row["optim/lr"] for row in read_table(folder / "metrics.csv")]
+    assert rates == pytest.approx([1e-7] * 4 + [1e-8] * 2)
 
 
 def test_early_stopping_ends_the_second_stage(train):

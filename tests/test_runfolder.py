@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from raremask import BadInput
-from raremask.runfolder import read_counts, read_table, status, write_scores, write_table, write_text
+from raremask.runfolder import (
+    beside_baselines,
+    format_scores,
+    read_counts,
+    read_table,
+    status,
+    write_scores,
+    write_table,
+    write_text,
+)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -59,8 +68,20 @@ def test_the_table_of_a_split_holds_counts_and_scores_of_every_image(tmp_path):
     assert first["dice_fov"] == 1
     assert "dice" not in second  # skipped: an empty cell
     assert second["image"] == "=b"
-    assert read_counts(path).tolist() == counts.tolist()
-    assert read_counts(path, "_fov").tolist() == fov.tolist()
+    back = read_counts(path)
+    assert {suffix: cells.tolist() for suffix, cells in back.items()} == {"": counts.tolist(), "_fov": fov.tolist()}
+
+
+def test_a_score_stands_beside_painting_nothing_and_everything():
+    counts = {"": np.array([[2, 0, 2, 12]]), "_fov": np.array([[2, 0, 0, 6]])}
+    table = beside_baselines(counts, empty="one")
+    assert table["best checkpoint"]["dice"] == pytest.approx(2 * 2 / 6)
+    assert table["best checkpoint"]["dice_fov"] == 1
+    assert table["all background"]["dice"] == 0
+    assert table["all foreground"]["dice"] == pytest.approx(2 * 4 / (16 + 4))
+    lines = format_scores(table).split("\n")
+    assert lines[0].split() == ["dice", "iou", "precision", "recall", "dice_pooled", "dice_fov"]
+    assert lines[1].split()[-1] == "1.0000"
 
 
 def test_a_missing_table_asks_whether_the_run_has_ended(tmp_path):

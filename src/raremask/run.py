@@ -19,9 +19,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from raremask import BadInput, figures
 from raremask.callbacks import Progress, figure_row
 from raremask.data.base import ImageMaskData
-from raremask.metrics.overlap import baselines, score, summary
+from raremask.metrics.overlap import score, summary
 from raremask.module import Segmenter
-from raremask.runfolder import format_scores, read_counts, read_table, status, write_scores
+from raremask.runfolder import beside_baselines, format_scores, read_counts, read_table, status, write_scores
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def evaluate(cfg: DictConfig) -> float:
     scores = score_split(trainer, data, module, cfg.split, folder, checkpoint, name)
     print(format_scores({f"{cfg.split}, {cfg.checkpoint}.ckpt": scores}))
     if before is not None:
-        new, old = (score(counts, module.empty)["dice"] for counts in (read_counts(table), before))
+        new, old = (score(counts[""], module.empty)["dice"] for counts in (read_counts(table), before))
         print(f"\nLargest change in the Dice of an image against {table}: {np.nanmax(np.abs(new - old)):.2g}")
     return scores["dice"]
 
@@ -301,8 +301,7 @@ def _say_what_starts(
 @rank_zero_only
 def _say_what_came_out(folder: Path, empty: str) -> None:
     counts = read_counts(folder / "per_image_test.csv")
-    rows = {"best checkpoint": counts, **baselines(counts)}
     print(f"\nTest, mean over images at native size (an empty mask left empty counts as: {empty})")
-    print(format_scores({name: summary(cells, empty) for name, cells in rows.items()}))
+    print(format_scores(beside_baselines(counts, empty)))
     folder = os.path.relpath(folder)
     print(f"\nPictures: {folder}/figures\nCurves:   tensorboard --logdir {folder}\n")

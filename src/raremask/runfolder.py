@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from raremask import BadInput
-from raremask.metrics.overlap import COUNTS, score
+from raremask.metrics.overlap import COUNTS, baselines, score, summary
 
 #: The scores of a table on the terminal.
-SHOWN = ("dice", "iou", "precision", "recall", "dice_pooled")
+SHOWN = ("dice", "iou", "precision", "recall", "dice_pooled", "dice_fov")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -117,20 +117,43 @@ def write_scores(
     write_table(path, rows)
 
 
-def read_counts(path: Path, suffix: str = "") -> np.ndarray:
-    """Return the `(n, 4)` pixel counts of a table written by :func:`write_scores`.
+def read_counts(path: Path) -> dict[str, np.ndarray]:
+    """Return the pixel counts of a table written by :func:`write_scores`, as it took them.
 
     Raises:
         BadInput: If there is no such table.
     """
     if not path.is_file():
         raise BadInput(f"{path}: no such table; has the run ended?")
-    return np.array([[int(row[name + suffix]) for name in COUNTS] for row in read_table(path)])
+    rows = read_table(path)
+    suffixes = [suffix for suffix in ("", "_fov") if f"tp{suffix}" in rows[0]]
+    return {suffix: np.array([[row[name + suffix] for name in COUNTS] for row in rows]) for suffix in suffixes}
+
+
+def beside_baselines(counts: Mapping[str, np.ndarray], empty: str) -> dict[str, dict[str, float]]:
+    """Summarise a split beside what painting nothing and painting everything would have scored on it.
+
+    Args:
+        counts: As :func:`read_counts` returns them.
+        empty: Policy for images whose mask and prediction are both empty.
+
+    Returns:
+        Three summaries, under `best checkpoint`, `all background` and `all foreground`.
+    """
+    table: dict[str, dict[str, float]] = {}
+    for suffix, cells in counts.items():
+        for name, predicted in {"best checkpoint": cells, **baselines(cells)}.items():
+            scores = {f"{key}{suffix}": value for key, value in summary(predicted, empty).items()}
+            table[name] = table.get(name, {}) | scores
+    return table
 
 
 def format_scores(table: Mapping[str, Mapping[str, float]]) -> str:
     """Format the summaries of several predictions for a terminal, a row each."""
+    columns = [column for column in SHOWN if any(column in row for row in table.values())]
     width = max(len(name) for name in table) + 2
-    lines = [" " * width + "".join(f"{column:>13}" for column in SHOWN)]
-    lines += [f"{name:<{width}}" + "".join(f"{row[column]:>13.4f}" for column in SHOWN) for name, row in table.items()]
+    lines = [" " * width + "".join(f"{column:>13}" for column in columns)]
+    for name, row in table.items():
+        cells = (f"{row[column]:>13.4f}" if column in row else f"{'':>13}" for column in columns)
+        lines.append(f"{name:<{width}}" + "".join(cells))
     return "\n".join(lines)
