@@ -315,6 +315,11 @@ def test_a_resumed_run_is_not_another(run, command):
 # --- devices ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_score_inside_a_field_of_view_needs_one(train):
+    with pytest.raises(BadInput, match="needs a field of view, and this dataset has none"):
+        train("monitor=val/dice_fov")
+
+
 def test_a_gpu_that_is_not_there_is_refused(train, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BadInput, match=r"PyTorch sees none. Use trainer=auto or trainer=cpu"):

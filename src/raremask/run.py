@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from raremask import BadInput, figures
 from raremask.callbacks import Progress, figure_row
@@ -22,8 +22,6 @@ from raremask.data.base import ImageMaskData
 from raremask.metrics.overlap import score, summary
 from raremask.module import Segmenter
 from raremask.runfolder import beside_baselines, format_scores, read_counts, read_table, status, write_scores
-
-log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig) -> float:
@@ -81,8 +79,6 @@ def evaluate(cfg: DictConfig) -> float:
     saved = load_config(folder)
     if "trainer" in cfg:
         saved.trainer = cfg.trainer
-    if "encoder_weights" in saved.model:
-        saved.model.encoder_weights = None  # the checkpoint brings them
     checkpoint = folder / "checkpoints" / f"{cfg.checkpoint}.ckpt"
     if not checkpoint.is_file():
         present = ", ".join(sorted(path.stem for path in checkpoint.parent.glob("*.ckpt"))) or "none"
@@ -95,24 +91,35 @@ def evaluate(cfg: DictConfig) -> float:
     scores = score_split(trainer, data, module, cfg.split, folder, checkpoint, name)
     print(format_scores({f"{cfg.split}, {cfg.checkpoint}.ckpt": scores}))
     if before is not None:
-        new, old = (score(counts[""], module.empty)["dice"] for counts in (read_counts(table), before))
-        print(f"\nLargest change in the Dice of an image against {table}: {np.nanmax(np.abs(new - old)):.2g}")
+        new, old = (score(counts[""], "one")["dice"] for counts in (read_counts(table), before))
+        if len(new) == len(old):
+            print(f"\nLargest change in the Dice of an image against {table}: {np.abs(new - old).max():.2g}")
+        else:
+            print(f"\n{table} held {len(old)} images before and holds {len(new)} now: is it the same dataset?")
     return scores["dice"]
 
 
 def load_config(folder: Path) -> DictConfig:
-    """Return the config with which a run was started."""
-    return OmegaConf.load(folder / ".hydra" / "config.yaml")
+    """Return the config with which a run was started, to go on with its checkpoints."""
+    cfg = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    if "encoder_weights" in cfg.model:
+        cfg.model.encoder_weights = None  # they are in every checkpoint; nothing is fetched again
+    return cfg
 
 
 def build(cfg: DictConfig) -> tuple[ImageMaskData, Segmenter]:
     """Make the data, read and checked, and the module that holds network, loss, optimiser and scheduler.
 
     Values `auto` in losses are replaced by what the training split says.
+
+    Raises:
+        BadInput: If images cannot be used, or the monitored score needs a field of view and the dataset has none.
     """
     pl.seed_everything(cfg.seed, verbose=False)
     data = instantiate(cfg.dataset, augment=instantiate(cfg.augment), seed=cfg.seed)
     data.setup()
+    if cfg.monitor.endswith("_fov") and data.splits["val"].pictures[0].valid is None:
+        raise BadInput(f"monitor={cfg.monitor} needs a field of view, and this dataset has none. Use monitor=val/dice.")
     fill_auto(cfg, data)
     module = Segmenter(
         net=instantiate(cfg.model),
@@ -126,13 +133,14 @@ def build(cfg: DictConfig) -> tuple[ImageMaskData, Segmenter]:
     return data, module
 
 
-def fill_auto(node: DictConfig | ListConfig, data: ImageMaskData) -> None:
+def fill_auto(node: DictConfig, data: ImageMaskData) -> None:
     """Replace every `pos_weight: auto` below a node by background / foreground pixels of the training split."""
-    for key in node if isinstance(node, DictConfig) else range(len(node)):
-        child = node._get_node(key)
-        if isinstance(child, DictConfig | ListConfig) and not child._is_none() and not child._is_interpolation():
-            fill_auto(child, data)
-        elif key == "pos_weight" and child._value() == "auto":
+    for key in node:
+        if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
+            continue
+        if isinstance(node[key], DictConfig):
+            fill_auto(node[key], data)
+        elif key == "pos_weight" and node[key] == "auto":
             node[key] = data.imbalance()
 
 
