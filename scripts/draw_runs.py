@@ -7,10 +7,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
+from raremask.callbacks import figure_row
 from raremask.figures import overlay
-from raremask.inference import predict
-from raremask.metrics.gather import count
-from raremask.metrics.overlap import score
 from raremask.run import build, load_config
 
 
@@ -25,13 +23,12 @@ def main(sweep: Path, out: Path, images: int = 3) -> None:
         loss = json.loads((folder / "status.json").read_text())["loss"]
         for row in range(images):
             sample = data.splits["test"][row]
-            image, mask = (sample["image"].numpy().transpose(1, 2, 0) * 255).astype("uint8"), sample["native_mask"]
-            painted = predict(module, sample["image"], sample["size"]) > module.threshold
-            dice = score(count(painted[None, None], mask[None]).numpy())["dice"][0]
-            axes[row][0].imshow(image.squeeze(), cmap="gray")
-            axes[row][1].imshow(mask[0], cmap="gray", interpolation="nearest")
-            axes[row][column].imshow(overlay(image, mask[0].numpy(), painted.numpy()), interpolation="nearest")
-            axes[row][column].set_title(f"{loss}\nDice {dice:.2f}" if row == 0 else f"Dice {dice:.2f}", fontsize=9)
+            shown = figure_row(module, sample)
+            axes[row][0].imshow(shown.image.squeeze(), cmap="gray")
+            axes[row][1].imshow(shown.mask, cmap="gray", interpolation="nearest")
+            axes[row][column].imshow(overlay(shown.image, shown.mask, shown.prediction), interpolation="nearest")
+            dice = shown.title.removeprefix(sample["name"]).strip()
+            axes[row][column].set_title(f"{loss}\n{dice}" if row == 0 else dice, fontsize=9)
     for axis, name in zip(axes[0], ("image", "truth"), strict=False):
         axis.set_title(name, fontsize=9)
     for axis in axes.flat:

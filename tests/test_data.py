@@ -92,6 +92,19 @@ def test_foreground_is_over_127_or_the_label_1(tmp_path, values, expected):
     assert read_mask(path)[0].tolist() == [bool(value) for value in expected]
 
 
+def test_labels_of_sixteen_bits_are_labels_too(tmp_path):
+    path = saved(tmp_path / "mask.tif", np.array([[0, 1, 1]], np.uint16))
+    assert read_mask(path).tolist() == [[False, True, True]]
+    path = saved(tmp_path / "deep.tif", np.array([[0, 32767, 65535]], np.uint16))
+    assert read_mask(path).tolist() == [[False, False, True]]
+
+
+def test_a_mask_that_would_silently_be_empty_is_refused(tmp_path):
+    path = saved(tmp_path / "mask.png", np.array([[0, 2, 100]], np.uint8))
+    with pytest.raises(BadInput, match="the brightest value is 100, but foreground must be 1 or more than 127"):
+        read_mask(path)
+
+
 # --- layouts ----------------------------------------------------------------------------------------------------------
 
 
@@ -353,7 +366,7 @@ def test_the_native_mask_survives_packing_whatever_its_size(tmp_path):
 
 @given(st.integers(1, 40), st.integers(1, 5))
 def test_processes_share_the_images_without_doubling_or_losing_one(length, world):
-    seen = []
+    seen, trained = [], []
     for rank in range(world):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("raremask.data.base._process", lambda rank=rank: (rank, world))
@@ -361,7 +374,9 @@ def test_processes_share_the_images_without_doubling_or_losing_one(length, world
             assert len(list(evaluation)) == len(evaluation)
             assert len(list(training)) == len(training) == -(-length // world)
             seen += list(evaluation)
+            trained += [index for index, _ in training]
     assert sorted(seen) == list(range(length))
+    assert set(trained) == set(range(length))  # some twice, to fill up the last steps
 
 
 # --- phantoms ---------------------------------------------------------------------------------------------------------
@@ -412,7 +427,7 @@ def test_a_group_is_never_divided_and_nothing_is_lost(groups):
 
 
 def test_too_few_groups_and_wrong_sizes_are_refused():
-    with pytest.raises(ValueError, match="three groups or more"):
+    with pytest.raises(BadInput, match="three groups or more"):
         splits.by_group([1, 2], ["a", "b"], seed=0)
     with pytest.raises(ValueError, match="must add up"):
         splits.at_random([1, 2], {"train": 3}, seed=0)

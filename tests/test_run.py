@@ -120,7 +120,20 @@ def test_evaluate_gives_the_same_numbers(run, command, capsys):
     before = (folder / "per_image_test.csv").read_text()
     command("evaluate.py", f"run={folder}")
     assert (folder / "per_image_test.csv").read_text() == before
-    assert "Largest change in the Dice of an image" in capsys.readouterr().out
+    assert f"Largest change of a score against {folder / 'per_image_test.csv'}: 0\n" in capsys.readouterr().out
+    assert not list(folder.glob("*_again.csv"))
+
+
+def test_evaluate_leaves_the_run_s_own_table_and_warns_if_it_finds_another(run, command, tmp_path):
+    folder = tmp_path / "changed"
+    shutil.copytree(run[0], folder)
+    table = folder / "per_image_test.csv"
+    claimed = table.read_text().replace("test_0001", "test_1001")
+    table.write_text(claimed)
+    with pytest.warns(UserWarning, match="The scores differ from the run's own"):
+        command("evaluate.py", f"run={folder}")
+    assert table.read_text() == claimed
+    assert (folder / "per_image_test_again.csv").read_text() == (run[0] / "per_image_test.csv").read_text()
 
 
 def test_evaluate_names_the_checkpoints_that_there_are(run, command):
@@ -306,6 +319,20 @@ def test_a_resumed_run_may_be_longer(run, command, tmp_path):
     assert (folder / ".hydra" / "config.yaml").read_text() == (run[0] / ".hydra" / "config.yaml").read_text()
 
 
+def test_a_run_that_early_stopping_has_ended_trains_no_further_when_resumed(train, command):
+    folder = train("optimizer.lr=0", "callbacks.early_stopping.patience=1", "trainer.max_epochs=9")
+    before = (folder / "metrics.csv").read_text()
+    command("train.py", f"resume={folder}")
+    assert (folder / "metrics.csv").read_text() == before
+    assert state(folder)["state"] == "done"
+
+
+def test_a_cosine_is_not_made_longer(train, command):
+    folder = train("scheduler=cosine", "trainer.max_epochs=1")
+    with pytest.raises(BadInput, match="the cosine of this run ends at epoch 1"):
+        command("train.py", f"resume={folder}", "trainer.max_epochs=3")
+
+
 def test_a_resumed_run_is_not_another(run, command):
     folder, _ = run
     with pytest.raises(BadInput, match=r"only trainer.<setting>=<value> may change"):
@@ -318,6 +345,25 @@ def test_a_resumed_run_is_not_another(run, command):
 def test_a_score_inside_a_field_of_view_needs_one(train):
     with pytest.raises(BadInput, match="needs a field of view, and this dataset has none"):
         train("monitor=val/dice_fov")
+
+
+def test_several_processes_and_a_multirun_are_refused(tmp_path):
+    settings = [*(setting for setting in TINY if not setting.startswith("trainer")), "trainer=ddp"]
+    settings += ["trainer.accelerator=cpu", "trainer.devices=2", "loss=dice,bce"]
+    done = python(str(ROOT / "src" / "train.py"), "-m", *settings, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "A multirun trains with one process per job" in done.stderr
+
+
+def test_validation_less_often_than_every_epoch_is_refused(train):
+    with pytest.raises(BadInput, match="check_val_every_n_epoch must be 1"):
+        train("+trainer.check_val_every_n_epoch=2")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_two_stages_train_on_a_gpu_in_mixed_precision(train):
+    folder = train(*TWO_STAGE, "trainer=gpu", "trainer.max_epochs=5")
+    assert [row["optim/stage"] for row in read_table(folder / "metrics.csv")] == [1, 1, 1, 2, 2]
 
 
 def test_a_gpu_that_is_not_there_is_refused(train, monkeypatch):
@@ -342,9 +388,12 @@ def test_two_processes_score_every_image_once_like_one(tmp_path):
     for name, extra in (("one", []), ("two", ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"])):
         folder = tmp_path / name
         settings = [setting for setting in TINY if extra == [] or not setting.startswith("trainer=")]
-        script = [str(ROOT / "src" / "train.py"), *settings, "optimizer.lr=0", *extra]
-        done = python(*script, f"hydra.run.dir={folder}")
+        # batches of one: rank 0 has a validation batch more, so nothing in validation may wait for the other process
+        settings += ["optimizer.lr=0", "loss=boundary_dou", "dataset.batch_size=1", "trainer.max_epochs=1"]
+        script = [str(ROOT / "src" / "train.py"), *settings, *extra]
+        done = python(*script, f"hydra.run.dir={folder}", timeout=240)
         assert done.returncode == 0, done.stderr
+        assert "Warning" not in done.stderr
         with (folder / "per_image_test.csv").open() as file:
             tables.append(list(csv.reader(file)))
     assert tables[0] == tables[1]
@@ -374,9 +423,9 @@ def test_build_trainer_takes_the_fastest_safe_precision(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert build_trainer(config)["precision"] == "32-true"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     assert build_trainer(config)["precision"] == "bf16-mixed"
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert build_trainer(config)["precision"] == "16-mixed"
     config.accelerator = "cpu"
     assert build_trainer(config)["precision"] == "32-true"

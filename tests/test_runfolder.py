@@ -7,6 +7,7 @@ from raremask import BadInput
 from raremask.runfolder import (
     beside_baselines,
     format_scores,
+    largest_change,
     read_counts,
     read_table,
     status,
@@ -30,7 +31,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_a_table_comes_back_as_it_was_written_with_gaps_left_out(tmp_path):
-    rows = [{"epoch": 0, "loss": 0.1}, {"epoch": 1, "loss": 1e-7, "name": 'a,"b"'}]
+    rows = [{"epoch": 0, "loss": 0.1}, {"epoch": 1, "loss": 1e-7, "image": 'a,"b"'}, {"image": "001", "group": "inf"}]
     write_table(tmp_path / "t.csv", rows)
     assert read_table(tmp_path / "t.csv") == rows
 
@@ -82,6 +83,20 @@ def test_a_score_stands_beside_painting_nothing_and_everything():
     lines = format_scores(table).split("\n")
     assert lines[0].split() == ["dice", "iou", "precision", "recall", "dice_pooled", "dice_fov"]
     assert lines[1].split()[-1] == "1.0000"
+
+
+def test_two_tables_are_compared_image_by_image(tmp_path):
+    counts = np.array([[2, 0, 2, 12], [1, 1, 1, 13]])
+    tables = {
+        "first": (["a", "b"], counts),
+        "turned": (["b", "a"], counts[::-1]),
+        "changed": (["a", "b"], np.array([[2, 0, 2, 12], [1, 1, 0, 14]])),
+        "other": (["a", "c"], counts),
+    }
+    for name, (images, cells) in tables.items():
+        write_scores(tmp_path / name, images, ["g", "g"], {"": cells}, "one")
+    changes = {name: largest_change(tmp_path / "first", tmp_path / name) for name in tables}
+    assert changes == {"first": 0, "turned": 0, "changed": 1, "other": np.inf}  # fn and tn change by a pixel
 
 
 def test_a_missing_table_asks_whether_the_run_has_ended(tmp_path):

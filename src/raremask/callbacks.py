@@ -69,9 +69,9 @@ class LossSwitch(Callback):
     def _restart(self, trainer: Trainer) -> None:
         trainer.should_stop = False
         for callback in trainer.callbacks:
-            if isinstance(callback, EarlyStopping):
+            if isinstance(callback, Patience):
                 callback.wait_count = 0
-                callback.best_score = torch.tensor(-torch.inf if callback.mode == "max" else torch.inf)
+                callback.best_score = torch.tensor(-torch.inf)
             elif isinstance(callback, BestOfStage):
                 callback.restart()
         for config in trainer.lr_scheduler_configs:
@@ -81,6 +81,23 @@ class LossSwitch(Callback):
             for optimizer in trainer.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = self.lr
+
+
+class Patience(EarlyStopping):
+    """Early stopping that stays stopped: a run that had ended, and is resumed, trains no further epoch.
+
+    Args:
+        monitor: The score that decides, such as `val/dice`; higher is better.
+        patience: Epochs without a better score after which the training ends.
+    """
+
+    def __init__(self, monitor: str = "val/dice", patience: int = 20):
+        super().__init__(monitor=monitor, mode="max", patience=patience)
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """End at once if the patience was used up before; Lightning would look only after another epoch."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
 
 
 class RunCheckpoint(ModelCheckpoint):

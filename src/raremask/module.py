@@ -138,10 +138,10 @@ class Segmenter(LightningModule):
         """Log the summary of all images of a split, keep their rows, and start anew."""
         self.rows[split] = {}
         for suffix, metrics in (("", self.counts), ("_fov", self.counts_fov)):
-            name = f"{split}_counts"
-            if name not in metrics or not metrics[name].rows:
+            key = f"{split}_counts"
+            if key not in metrics or not metrics[key].rows:
                 continue
-            metric = metrics[name]
+            metric = metrics[key]
             rows = metric.compute().cpu()
             metric.reset()
             self.rows[split][suffix] = rows

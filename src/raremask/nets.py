@@ -212,12 +212,13 @@ def _from_smp(architecture: str, encoder: str, weights: str | None, in_channels:
         weights = True  # what smp expects for timm's encoders: their weights are part of their name
     try:
         return smp.create_model(architecture, encoder, encoder_weights=weights, in_channels=in_channels, classes=1)
-    except Exception as error:
+    except Exception as error:  # the hub's client raises many types: no connection, a proxy's refusal, no such file
         if not weights:
             raise
-        # The hub's client raises many types: no connection, a proxy's refusal, no such file.
+        smp.create_model(architecture, encoder, encoder_weights=None, in_channels=in_channels)  # or is it the network?
+        reason, _, _ = str(error).partition("\n")
         raise BadInput(
-            f"Could not get the ImageNet weights of {encoder}: {type(error).__name__}: {str(error).splitlines()[0]}\n"
+            f"Could not get the ImageNet weights of {encoder}: {type(error).__name__}: {reason}\n"
             "Without a connection, set model.encoder_weights=null to train from scratch, or "
             "model.encoder_weights=<file> with the encoder's state dict (.pth, .pt or .safetensors)."
         ) from error

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -19,9 +20,20 @@ from omegaconf import DictConfig, OmegaConf
 from raremask import BadInput, figures
 from raremask.callbacks import Progress, figure_row
 from raremask.data.base import ImageMaskData
-from raremask.metrics.overlap import score, summary
+from raremask.metrics.overlap import score
 from raremask.module import Segmenter
-from raremask.runfolder import beside_baselines, format_scores, read_counts, read_table, status, write_scores
+from raremask.runfolder import (
+    beside_baselines,
+    format_scores,
+    largest_change,
+    read_counts,
+    read_table,
+    status,
+    summaries,
+    write_scores,
+)
+
+MAX_AUTO_WEIGHT = 100.0  # `pos_weight: auto` goes no further: beyond it a few pixels would make every gradient
 
 
 def train(cfg: DictConfig) -> float:
@@ -53,12 +65,17 @@ def train(cfg: DictConfig) -> float:
         callbacks = list(instantiate(cfg.callbacks).values())
         loggers = list(instantiate(cfg.logger).values())
         trainer = build_trainer(cfg.trainer, callbacks=callbacks, logger=loggers)
+        if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise BadInput("A multirun trains with one process per job. With trainer=ddp, start its jobs one by one.")
         _say_what_starts(data, module, trainer, names, folder)
         trainer.fit(module, datamodule=data, ckpt_path=last if cfg.resume else None, weights_only=True)
 
         trainer.loggers = []  # the curves end here: the scores of the best checkpoint are no further epoch
         checkpoint = folder / "checkpoints" / "best.ckpt"
-        scores = {split: score_split(trainer, data, module, split, folder, checkpoint) for split in ("val", "test")}
+        scores = {}
+        for split in ("val", "test"):
+            scores[split] = summaries(score_split(trainer, data, module, split, checkpoint), module.empty)
+            write_split(folder / f"per_image_{split}.csv", data, module, split)
         draw(data, module, folder)
         log_results(loggers, cfg, names, scores, trainer.current_epoch)
         _say_what_came_out(folder, module.empty)
@@ -85,18 +102,29 @@ def evaluate(cfg: DictConfig) -> float:
         raise BadInput(f"There is no {checkpoint}. Checkpoints in this run: {present}.")
     data, module = build(saved)
     trainer = build_trainer(saved.trainer, callbacks=[Progress()], logger=False, enable_checkpointing=False)
+    counts = score_split(trainer, data, module, cfg.split, checkpoint)
+    scores = summaries(counts, module.empty)
     name = cfg.split if cfg.checkpoint == "best" else f"{cfg.split}_{cfg.checkpoint}"
-    table = folder / f"per_image_{name}.csv"
-    before = read_counts(table) if table.is_file() else None
-    scores = score_split(trainer, data, module, cfg.split, folder, checkpoint, name)
-    print(format_scores({f"{cfg.split}, {cfg.checkpoint}.ckpt": scores}))
-    if before is not None:
-        new, old = (score(counts[""], "one")["dice"] for counts in (read_counts(table), before))
-        if len(new) == len(old):
-            print(f"\nLargest change in the Dice of an image against {table}: {np.abs(new - old).max():.2g}")
-        else:
-            print(f"\n{table} held {len(old)} images before and holds {len(new)} now: is it the same dataset?")
+    if trainer.is_global_zero:
+        print(f"Mean over images at native size (an empty mask left empty counts as: {module.empty})")
+        print(format_scores({f"{cfg.split}, {cfg.checkpoint}.ckpt": scores}))
+        _compare_with_record(folder / f"per_image_{name}.csv", data, module, cfg.split)
     return scores["dice"]
+
+
+def _compare_with_record(table: Path, data: ImageMaskData, module: Segmenter, split: str) -> None:
+    """Write the table of a split; beside the one that the run has left, if the two differ."""
+    if not table.is_file():
+        write_split(table, data, module, split)
+        return
+    again = table.with_stem(f"{table.stem}_again")
+    write_split(again, data, module, split)
+    change = largest_change(table, again)
+    print(f"\nLargest change of a score against {table}: {change:.2g}")
+    if change > 1e-6:
+        warnings.warn(f"The scores differ from the run's own; see {again}. Another device or dataset?", stacklevel=2)
+    else:
+        again.unlink()
 
 
 def load_config(folder: Path) -> DictConfig:
@@ -141,7 +169,7 @@ def fill_auto(node: DictConfig, data: ImageMaskData) -> None:
         if isinstance(node[key], DictConfig):
             fill_auto(node[key], data)
         elif key == "pos_weight" and node[key] == "auto":
-            node[key] = data.imbalance()
+            node[key] = min(data.imbalance(), MAX_AUTO_WEIGHT)
 
 
 def build_trainer(cfg: DictConfig, **parts: Any) -> pl.Trainer:
@@ -153,10 +181,15 @@ def build_trainer(cfg: DictConfig, **parts: Any) -> pl.Trainer:
     on_gpu = torch.cuda.is_available() and cfg.accelerator in ("auto", "gpu", "cuda")
     if cfg.accelerator in ("gpu", "cuda") and not on_gpu:
         raise BadInput("trainer=gpu asks for a GPU, and PyTorch sees none. Use trainer=auto or trainer=cpu.")
-    precision = cfg.precision
+    if cfg.get("check_val_every_n_epoch", 1) != 1:
+        raise BadInput(
+            "trainer.check_val_every_n_epoch must be 1: the last checkpoint and the plateau follow every epoch."
+        )
+    precision = str(cfg.precision)  # 16 comes as a number
     if precision == "auto":
-        precision = ("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if on_gpu else "32-true"
-    elif "16" in str(precision) and not on_gpu and not _cpu_computes_in(precision):
+        bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16-mixed" if bf16 else "16-mixed" if on_gpu else "32-true"
+    elif "16" in precision and not on_gpu and not _cpu_computes_in(precision):
         warnings.warn(
             f"trainer.precision={precision}, and this CPU has no instructions for it: a step has been seen to take "
             "over 100 times as long as in 32-true. Mixed precision is for the GPU; use trainer.precision=32-true.",
@@ -173,48 +206,35 @@ def _cpu_computes_in(precision: str) -> bool:
 
 
 def score_split(
-    trainer: pl.Trainer,
-    data: ImageMaskData,
-    module: Segmenter,
-    split: str,
-    folder: Path,
-    checkpoint: Path,
-    name: str | None = None,
-) -> dict[str, float]:
-    """Score a checkpoint on a split at native resolution, and write `per_image_<name>.csv`.
+    trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, split: str, checkpoint: Path
+) -> dict[str, np.ndarray]:
+    """Count a checkpoint's true and false positives and negatives on a split, at native resolution.
 
     Args:
         trainer: Runs the loop.
         data: Holds the split.
-        module: Takes the checkpoint's weights.
+        module: Takes the checkpoint's weights, and keeps the rows.
         split: `val` or `test`.
-        folder: The run's folder.
         checkpoint: The file.
-        name: How the table is called; None takes the split's name.
 
     Returns:
-        The summary of the split, as in :func:`~raremask.metrics.overlap.summary`, with `_fov` names where there is a
-        field of view.
+        `(n, 4)` pixel counts under `""`, and under `"_fov"` where there is a field of view.
     """
     loop = trainer.validate if split == "val" else trainer.test
     # The weights alone: Lightning's `ckpt_path` would also restore callbacks, which have no part in scoring.
     module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
     loop(module, datamodule=data, verbose=False)
-    counts = {suffix: rows[:, 1:].numpy() for suffix, rows in module.rows[split].items()}
-    pictures = [data.splits[split].pictures[index] for index in module.rows[split][""][:, 0]]  # all, unless limited
-    if trainer.is_global_zero:
-        write_scores(
-            folder / f"per_image_{name or split}.csv",
-            [picture.name for picture in pictures],
-            [picture.group for picture in pictures],
-            counts,
-            module.empty,
-        )
-    return {
-        f"{key}{suffix}": value
-        for suffix, cells in counts.items()
-        for key, value in summary(cells, module.empty).items()
-    }
+    return {suffix: rows[:, 1:].numpy() for suffix, rows in module.rows[split].items()}
+
+
+@rank_zero_only
+def write_split(path: Path, data: ImageMaskData, module: Segmenter, split: str) -> None:
+    """Write the table of the images that were scored last: all of the split, unless the trainer was limited."""
+    rows = module.rows[split]
+    pictures = [data.splits[split].pictures[index] for index in rows[""][:, 0]]
+    names, groups = [picture.name for picture in pictures], [picture.group for picture in pictures]
+    counts = {suffix: cells[:, 1:].numpy() for suffix, cells in rows.items()}
+    write_scores(path, names, groups, counts, module.empty)
 
 
 @rank_zero_only
@@ -255,13 +275,15 @@ def _resumed(cfg: DictConfig) -> DictConfig:
     """The config of the run to go on with, changed only by the plain values given now."""
     folder = Path(cfg.resume)
     saved = load_config(folder)
-    for override in HydraConfig.get().overrides.task:
-        key, _, value = override.lstrip("+").partition("=")
-        if key == "resume":
-            continue
-        if not key.startswith("trainer."):
-            raise BadInput(f"{override}: a resumed run keeps its config; only trainer.<setting>=<value> may change.")
-        OmegaConf.update(saved, key, OmegaConf.create(f"value: {value}").value)
+    changes = [text.lstrip("+") for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
+    for change in changes:
+        if not change.startswith("trainer."):
+            raise BadInput(f"{change}: a resumed run keeps its config; only trainer.<setting>=<value> may change.")
+        if change.startswith("trainer.max_epochs=") and "T_max" in saved.scheduler:
+            raise BadInput(
+                f"{change}: the cosine of this run ends at epoch {saved.trainer.max_epochs}, and past it rises."
+            )
+    saved = OmegaConf.merge(saved, OmegaConf.from_dotlist(changes))
     saved.resume, saved.folder = cfg.resume, str(folder)
     return saved
 
@@ -270,9 +292,9 @@ def _choices(folder: Path) -> dict[str, str]:
     """What was chosen from each group, by name, as Hydra noted it when the run began."""
     hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
     return {
-        group: choice
+        group.replace("loss@callbacks.switch.loss", "second_loss"): choice
         for group, choice in hydra.runtime.choices.items()
-        if choice is not None and not group.startswith("hydra") and "@" not in group
+        if choice is not None and not group.startswith("hydra")
     }
 
 
@@ -284,6 +306,7 @@ def _quieten() -> None:
         ".*does not have many workers.*",  # the number of workers is a setting, with its reason in the config
         ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
         ".*smaller than the logging interval.*",  # nothing is logged per step
+        ".*It is recommended to use .self.log.*sync_dist=True.*",  # scores are gathered before they are logged
         ".*isinstance.treespec, LeafSpec.* is deprecated.*",  # Lightning 2.6 calling PyTorch 2.15
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -14,6 +14,9 @@ import numpy as np
 from raremask import BadInput
 from raremask.metrics.overlap import COUNTS, baselines, score, summary
 
+#: Columns that hold names, whatever they look like.
+TEXT = ("image", "group")
+
 #: The scores of a table on the terminal.
 SHOWN = ("dice", "iou", "precision", "recall", "dice_pooled", "dice_fov")
 
@@ -44,18 +47,19 @@ class _Lines(list):
 
 
 def read_table(path: Path) -> list[dict[str, float | str]]:
-    """Read a CSV; what looks like a number is one, an empty cell is left out."""
+    """Read a CSV of :func:`write_table`: numbers but for the columns of text; an empty cell is left out."""
     with path.open(encoding="utf-8", newline="") as file:
-        return [{key: _number(cell) for key, cell in row.items() if cell} for row in csv.DictReader(file)]
+        return [
+            {key: cell if key in TEXT else _number(cell) for key, cell in row.items() if cell}
+            for row in csv.DictReader(file)
+        ]
 
 
-def _number(cell: str) -> float | str:
-    for kind in (int, float):
-        try:
-            return kind(cell)
-        except ValueError:
-            continue
-    return cell
+def _number(cell: str) -> int | float:
+    try:
+        return int(cell)
+    except ValueError:
+        return float(cell)
 
 
 @contextmanager
@@ -130,6 +134,31 @@ def read_counts(path: Path) -> dict[str, np.ndarray]:
     return {suffix: np.array([[row[name + suffix] for name in COUNTS] for row in rows]) for suffix in suffixes}
 
 
+def summaries(counts: Mapping[str, np.ndarray], empty: str) -> dict[str, float]:
+    """Summarise a split, with the scores inside the field of view under names that end in `_fov`.
+
+    Args:
+        counts: `(n, 4)` pixel counts under `""`, and perhaps under `"_fov"`.
+        empty: Policy for images whose mask and prediction are both empty.
+    """
+    return {
+        f"{name}{suffix}": value for suffix, cells in counts.items() for name, value in summary(cells, empty).items()
+    }
+
+
+def largest_change(before: Path, after: Path) -> float:
+    """Return the largest change of a number between two tables of images; infinity if the images are others."""
+    one, other = ({row["image"]: row for row in read_table(path)} for path in (before, after))
+    if one.keys() != other.keys():
+        return math.inf
+    return max(
+        abs(one[image].get(column, math.inf) - value)
+        for image, row in other.items()
+        for column, value in row.items()
+        if column not in TEXT
+    )
+
+
 def beside_baselines(counts: Mapping[str, np.ndarray], empty: str) -> dict[str, dict[str, float]]:
     """Summarise a split beside what painting nothing and painting everything would have scored on it.
 
@@ -140,11 +169,9 @@ def beside_baselines(counts: Mapping[str, np.ndarray], empty: str) -> dict[str, 
     Returns:
         Three summaries, under `best checkpoint`, `all background` and `all foreground`.
     """
-    table: dict[str, dict[str, float]] = {}
-    for suffix, cells in counts.items():
-        for name, predicted in {"best checkpoint": cells, **baselines(cells)}.items():
-            scores = {f"{key}{suffix}": value for key, value in summary(predicted, empty).items()}
-            table[name] = table.get(name, {}) | scores
+    table = {"best checkpoint": summaries(counts, empty)}
+    for name in ("all background", "all foreground"):
+        table[name] = summaries({suffix: baselines(cells)[name] for suffix, cells in counts.items()}, empty)
     return table
 
 

@@ -59,7 +59,7 @@ class Picture:
         mask: `(H, W)` uint8 of 0 and 1 at the network's size.
         valid: `(H, W)` uint8 of 0 and 1 at the network's size, or None.
         size: Native height and width in pixels.
-        packed: The native mask, eight pixels a byte.
+        packed: The native mask, eight pixels a byte; None in training, which does not need it.
         packed_valid: The native validity mask, likewise, or None.
     """
 
@@ -69,7 +69,7 @@ class Picture:
     mask: np.ndarray
     valid: np.ndarray | None
     size: tuple[int, int]
-    packed: np.ndarray
+    packed: np.ndarray | None
     packed_valid: np.ndarray | None
 
     def native_mask(self) -> Tensor:
@@ -260,10 +260,16 @@ class ImageMaskData(LightningDataModule):
         for split in SPLITS:
             if not records[split]:
                 raise BadInput(f"{type(self).__name__}: the {split} split has no image.")
-        flat = [record for split in SPLITS for record in records[split]]
+        flat = [(record, split != "train") for split in SPLITS for record in records[split]]
         with ThreadPoolExecutor() as pool:  # decoders and OpenCV release the interpreter lock
             # disable=None: a bar on a terminal, nothing in a log
-            read = tqdm(pool.map(self._try, flat), total=len(flat), desc="Reading images", leave=False, disable=None)
+            read = tqdm(
+                pool.map(lambda pair: self._try(*pair), flat),
+                total=len(flat),
+                desc="Reading images",
+                leave=False,
+                disable=None,
+            )
             pictures, problems = [], []
             for result in read:
                 (pictures if isinstance(result, Picture) else problems).append(result)
@@ -278,7 +284,8 @@ class ImageMaskData(LightningDataModule):
             mine = [next(remaining) for _ in records[split]]
             self.splits[split] = Pictures(mine, self.augment if split == "train" else None, native=split != "train")
 
-    def _try(self, record: Record) -> Picture | str:
+    def _try(self, record: Record, native: bool) -> Picture | str:
+        """Read one picture, with its native masks or, for training, without; or say what is wrong with it."""
         try:
             image, mask, valid = self.arrays(record)
         except BadInput as error:
@@ -294,8 +301,8 @@ class ImageMaskData(LightningDataModule):
             mask=_resize(mask.astype(np.uint8), size, cv2.INTER_NEAREST_EXACT),
             valid=None if valid is None else _resize(valid.astype(np.uint8), size, cv2.INTER_NEAREST_EXACT),
             size=image.shape[:2],
-            packed=np.packbits(mask),
-            packed_valid=None if valid is None else np.packbits(valid),
+            packed=np.packbits(mask) if native else None,
+            packed_valid=np.packbits(valid) if native and valid is not None else None,
         )
 
     def imbalance(self) -> float:
@@ -320,11 +327,19 @@ class ImageMaskData(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """Return the validation split in order, with native masks."""
-        return self._loader(self.splits["val"], ShareSampler(len(self.splits["val"])))
+        return self._in_order("val")
 
     def test_dataloader(self) -> DataLoader:
         """Return the test split in order, with native masks."""
-        return self._loader(self.splits["test"], ShareSampler(len(self.splits["test"])))
+        return self._in_order("test")
+
+    def _in_order(self, split: str) -> DataLoader:
+        dataset, (_, processes) = self.splits[split], _process()
+        if len(dataset) < processes:
+            raise BadInput(
+                f"{len(dataset)} {split} images cannot be shared by {processes} processes; use fewer devices."
+            )
+        return self._loader(dataset, ShareSampler(len(dataset)))
 
     def _loader(self, dataset: Pictures, sampler: Sampler) -> DataLoader:
         return DataLoader(

@@ -6,6 +6,8 @@ from typing import TypeVar
 import numpy as np
 from sklearn.model_selection import GroupShuffleSplit
 
+from raremask import BadInput
+
 Thing = TypeVar("Thing")
 
 FRACTIONS = (0.64, 0.16, 0.20)  # four fifths for development, and four fifths of those for training
@@ -23,10 +25,10 @@ def by_group(things: Sequence[Thing], groups: Sequence[str], seed: int) -> dict[
         The things of `train`, `val` and `test`, each in the given order.
 
     Raises:
-        ValueError: If there are fewer than three groups.
+        BadInput: If there are fewer than three groups.
     """
     if len(set(groups)) < 3:
-        raise ValueError(f"three splits need three groups or more; got {sorted(set(groups))}")
+        raise BadInput(f"three splits need three groups or more; got {sorted(set(groups))}.")
     groups = np.asarray(groups)
     _, val, test = FRACTIONS
     rest, testing = next(GroupShuffleSplit(1, test_size=test, random_state=seed).split(groups, groups=groups))

@@ -9,12 +9,13 @@ from raremask.losses.pixel import cross_entropy
 EMPTY = ("zero", "background")
 
 
-@torch.no_grad()
 def class_counts(mask: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
     """Number of foreground and of background pixels.
 
     Counted in integers, which float32 could not do past 16 million pixels. Counts of the whole batch are summed over
-    all processes of a distributed training, so that two processes with two images weigh like one with four.
+    all processes of a distributed training, so that two processes with two images weigh like one with four. Only
+    while gradients are on: in validation the processes may have different numbers of batches, and one would wait for
+    the others for ever.
 
     Args:
         mask: `(B, 1, H, W)` of 0 and 1.
@@ -26,7 +27,7 @@ def class_counts(mask: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
     over = (1, 2, 3) if per_image else (0, 1, 2, 3)
     foreground = (mask != 0).sum(over, keepdim=True)
     counts = torch.stack([foreground, torch.full_like(foreground, mask.numel() // foreground.numel()) - foreground])
-    if not per_image and dist.is_available() and dist.is_initialized():
+    if not per_image and torch.is_grad_enabled() and dist.is_available() and dist.is_initialized():
         dist.all_reduce(counts)
     foreground, background = counts.float()
     return foreground, background

@@ -45,26 +45,25 @@ class WeightedBCE(nn.Module):
 
     Args:
         pos_weight: Weight w of the foreground, more than 0. In a config, `auto` stands for background / foreground
-            pixels of the training split.
-        max_pos_weight: w is at most this, so that a few pixels do not make every gradient.
+            pixels of the training split, at most 100.
 
     Raises:
-        ValueError: If a weight is not positive.
+        ValueError: If the weight is not positive.
 
     Source:
         The plain class-weighted cross-entropy; as in Ronneberger et al. (2015), without their border map,
         https://arxiv.org/abs/1505.04597
 
-    >>> loss = WeightedBCE(pos_weight=3.0, max_pos_weight=100.0)
+    >>> loss = WeightedBCE(pos_weight=3.0)
     >>> loss(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2))  # 3 log 2
     tensor(2.0794)
     """
 
-    def __init__(self, pos_weight: float, max_pos_weight: float = 100.0):
+    def __init__(self, pos_weight: float):
         super().__init__()
-        if not (pos_weight > 0 and max_pos_weight > 0):
-            raise ValueError(f"weights must be positive; got pos_weight={pos_weight}, max_pos_weight={max_pos_weight}")
-        self.register_buffer("pos_weight", torch.tensor(float(min(pos_weight, max_pos_weight))), persistent=False)
+        if not pos_weight > 0:
+            raise ValueError(f"pos_weight must be more than 0; got {pos_weight}")
+        self.register_buffer("pos_weight", torch.tensor(float(pos_weight)), persistent=False)
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the scalar loss of `logits` and `mask`, both `(B, 1, H, W)`."""

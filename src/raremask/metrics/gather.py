@@ -48,5 +48,5 @@ class ImageCounts(Metric):
         self.rows.append(torch.cat([index[:, None].to(counts), counts], dim=1))
 
     def compute(self) -> Tensor:
-        """Return `(n, 5)` int64, a row per image: index, tp, fp, fn, tn; each image once, sorted by index."""
+        """Return `(n, 5)` int64 rows, sorted: index, tp, fp, fn, tn of each image; a row that came twice is one."""
         return torch.unique(dim_zero_cat(self.rows), dim=0)
