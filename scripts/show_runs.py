@@ -22,13 +22,13 @@ def main(folder: Path) -> None:
         runs[name] = scores.pop("best checkpoint")
         floor |= {f"{status['dataset']} {baseline}": row for baseline, row in scores.items()}
     if not runs:
-        sys.exit(f"No finished run below {folder}. {' '.join(unfinished)}")
+        sys.exit("\n".join([f"No finished run below {folder}.", *unfinished]))
     best_first = dict(sorted(runs.items(), key=lambda run: -run[1]["dice"]))
     print("\nTest split, mean over images at native size; dice_pooled: all pixels as one image")
     print(f"An empty mask left empty counts as: {' or '.join(sorted(policies))}\n")
     print("\n".join([format_scores(best_first | floor), *unfinished]))
     place = os.path.relpath(folder)
-    print(f"\nPictures: {place}/*/figures/gallery_test.png")
+    print(f"\nPictures: {place}/**/figures/gallery_test.png")
     print(f"Curves:   {os.path.relpath(Path(sys.executable).parent / 'tensorboard')} --logdir {place}\n")
 
 

@@ -34,12 +34,15 @@ def answer(tmp_path, *arguments, script="train.py"):
         (["experiment=dem"], "experiment=dem is not there. Did you mean experiment=demo?"),
         (["monitor=val/dise"], "monitor=val/dise is not a score that is logged. Did you mean monitor=val/dice"),
         (["monitor=val/loss"], "The values of two losses, or of two stages, cannot be compared."),
+        (["seed=abc"], "seed=abc must be a whole number, 0 or more."),
+        (["trainer.max_epochs=0"], "trainer.max_epochs=0 must be a whole number, 1 or more."),
+        (["optimizer.lr=fast"], "optimizer.lr=fast must be a number, 0 or more."),
         (["empty=none"], "empty=none is no policy for empty masks. Choices: one, skip, zero"),
         (["dataset=cvc"], "There is no folder nowhere/CVC-ClinicDB. Put the dataset there"),
         (["dataset=cvc", "dataset.root=here"], "There is no folder here."),
         (["resume=here"], "here is not the folder of a run"),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_slip_on_the_command_line_is_answered_with_what_was_meant(tmp_path, arguments, message):
     code, text = answer(tmp_path, *arguments)

@@ -271,6 +271,7 @@ def test_a_training_split_without_foreground_has_no_auto_weight():
         ({"size": None}, "size must be given"),
         ({"size": (8, 8)}, "32 pixels or more"),
         ({"size": (32,)}, "size must be"),
+        ({"size": 72}, "size must be"),
         ({"channels": 2}, "channels must be 1"),
         ({"batch_size": 0}, "batch_size must be 1 or more"),
     ],

@@ -61,6 +61,8 @@ class LossSwitch(Callback):
             module.loss = self.loss.to(module.device)
         if trainer.current_epoch == self.epoch:
             self._restart(trainer)
+            if trainer.is_global_zero:
+                tqdm.write(f"second stage: loss {type(self.loss).__name__}; patience starts anew")
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Log the stage."""

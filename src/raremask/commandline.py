@@ -180,6 +180,10 @@ def _check(cfg: DictConfig) -> None:
             f"monitor={cfg.monitor} is not a score that is logged.{why}{_meant(cfg.monitor, scores, 'monitor')}\n"
             f"Scores: {', '.join(scores)} (_fov: inside the field of view, where a dataset has one)"
         )
+    for key, kind, least in (("seed", int, 0), ("trainer.max_epochs", int, 1), ("optimizer.lr", (int, float), 0)):
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, kind) or value < least:
+            raise BadInput(f"{key}={value} must be a {'whole ' if kind is int else ''}number, {least} or more.")
     if cfg.empty not in EMPTY:
         raise BadInput(f"empty={cfg.empty} is no policy for empty masks. Choices: {', '.join(EMPTY)}")
     root = cfg.dataset.get("root")

@@ -31,6 +31,7 @@ from raremask.runfolder import (
     status,
     summaries,
     write_scores,
+    write_text,
 )
 
 MAX_AUTO_WEIGHT = 100.0  # `pos_weight: auto` goes no further: beyond it a few pixels would make every gradient
@@ -272,9 +273,10 @@ def draw(data: ImageMaskData, module: Segmenter, folder: Path, each: int = 2) ->
 
 
 def _resumed(cfg: DictConfig) -> DictConfig:
-    """The config of the run to go on with, changed only by the plain values given now."""
+    """The config of the run to go on with, changed only by the plain values given now, which it keeps."""
     folder = Path(cfg.resume)
-    saved = load_config(folder)
+    file = folder / ".hydra" / "config.yaml"
+    saved = OmegaConf.load(file)
     changes = [text.lstrip("+") for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
     for change in changes:
         if not change.startswith("trainer."):
@@ -283,7 +285,10 @@ def _resumed(cfg: DictConfig) -> DictConfig:
             raise BadInput(
                 f"{change}: the cosine of this run ends at epoch {saved.trainer.max_epochs}, and past it rises."
             )
-    saved = OmegaConf.merge(saved, OmegaConf.from_dotlist(changes))
+    if changes:  # kept, or a longer run that is killed could not be resumed
+        saved = OmegaConf.merge(saved, OmegaConf.from_dotlist(changes))
+        write_text(file, OmegaConf.to_yaml(saved))
+    saved = load_config(folder)
     saved.resume, saved.folder = cfg.resume, str(folder)
     return saved
 

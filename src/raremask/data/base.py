@@ -222,7 +222,7 @@ class ImageMaskData(LightningDataModule):
         super().__init__()
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 (grayscale) or 3 (RGB); got {channels}")
-        if size is not None and (len(size) != 2 or min(size) < 1):
+        if size is not None and (not hasattr(size, "__len__") or len(size) != 2 or min(size) < 1):
             raise ValueError(f"size must be [height, width] in pixels, or null for the native size; got {size}")
         if batch_size < 1 or workers < 0:
             raise ValueError(f"batch_size must be 1 or more, workers 0 or more; got {batch_size} and {workers}")
