@@ -49,7 +49,7 @@ class LossSwitch(Callback):
         Raises:
             BadInput: If the training ends before the switch.
         """
-        if trainer.max_epochs != -1 and trainer.max_epochs <= self.epoch:
+        if trainer.max_epochs <= self.epoch:
             raise BadInput(
                 f"callbacks.switch.epoch={self.epoch} is never reached with trainer.max_epochs={trainer.max_epochs}."
             )

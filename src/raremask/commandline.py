@@ -160,8 +160,8 @@ def check(cfg: DictConfig) -> None:
     The folder that Hydra made for the run is taken away again.
 
     Raises:
-        BadInput: If the monitored score does not exist, the policy for empty masks is unknown, or the dataset's folder
-            is not there.
+        BadInput: If the monitored score does not exist, a number is none or too small, the policy for empty masks is
+            unknown, or the dataset's folder is not there.
     """
     try:
         _check(cfg)

@@ -84,12 +84,11 @@ def gallery(rows: Sequence[Row], heading: str = "") -> Figure:
     return figure
 
 
-def curves(history: Sequence[Mapping[str, float]], stage: str = "optim/stage") -> Figure:
-    """Draw the losses and the Dice scores over the epochs.
+def curves(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Draw the losses and the Dice scores over the epochs, with a line where `optim/stage` changes.
 
     Args:
         history: One mapping per epoch with `epoch` and whatever was logged; missing values are left out.
-        stage: The key whose changes are marked by a vertical line.
 
     Returns:
         A figure that belongs to no window.
@@ -102,7 +101,7 @@ def curves(history: Sequence[Mapping[str, float]], stage: str = "optim/stage") -
             if points:
                 axis.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None, label=key)
         for before, after in itertools.pairwise(history):
-            if before.get(stage) != after.get(stage):
+            if before.get("optim/stage") != after.get("optim/stage"):
                 axis.axvline(after["epoch"], color="gray", linestyle="--", label="loss switch")
         axis.set(title=title, xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
