@@ -10,8 +10,8 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from conftest import ROOT
-from raremask import commandline  # noqa: F401  registers the resolvers
-from raremask.data.base import ImageMaskData
+from raremask import BadInput, commandline  # noqa: F401  registers the resolvers
+from raremask.data.base import Foreground, ImageMaskData
 from raremask.run import fill_auto
 
 CONF = ROOT / "conf"
@@ -27,6 +27,16 @@ def composed(tmp_path):
             return compose("train", [*overrides, f"folder={tmp_path}"])
 
     return compose_train
+
+
+class SplitOf:
+    """Stands for data whose training split says this."""
+
+    def __init__(self, imbalance: float = 9.0, thickness: float = 16.0):
+        self.said = Foreground(imbalance, thickness)
+
+    def training_foreground(self) -> Foreground:
+        return self.said
 
 
 def targets(node, path=""):
@@ -71,11 +81,7 @@ def test_a_choice_spells_every_argument_of_what_it_makes(composed, group, choice
 def test_a_choice_can_be_made(composed, group, choice):
     config = composed(f"{group}={choice}")
 
-    class Data:
-        def imbalance(self):
-            return 5.0
-
-    fill_auto(config, Data())
+    fill_auto(config, SplitOf(imbalance=5.0))
     if group == "model" and "encoder_weights" in config.model:
         config.model.encoder_weights = None  # tests download nothing
     if group in ("callbacks", "logger"):
@@ -96,26 +102,40 @@ def test_a_file_says_what_it_is_on_its_first_line(group, choice):
 
 
 def test_auto_becomes_what_the_training_split_says_wherever_it_stands(composed):
-    class Data:
-        def imbalance(self):
-            return 12.5
-
     overrides = ("callbacks=two_stage", "loss=weighted_bce", "loss@callbacks.switch.loss=weighted_bce_dice")
     config = composed(*overrides)
-    fill_auto(config, Data())
-    assert config.loss.pos_weight == 12.5
-    assert config.callbacks.switch.loss.terms.weighted_bce.pos_weight == 12.5
+    found = fill_auto(config, SplitOf(imbalance=12.5))
+    below = "callbacks.switch.loss.terms.weighted_bce.pos_weight"
+    assert found == {"loss.pos_weight": 12.5, below: 12.5}
+    assert config.loss.pos_weight == OmegaConf.select(config, below) == 12.5
     assert instantiate(config.loss).pos_weight == 12.5
 
 
 def test_auto_goes_no_further_than_a_hundred(composed):
-    class Rare:
-        def imbalance(self):
-            return 1e5
-
     config = composed("loss=weighted_bce")
-    fill_auto(config, Rare())
+    fill_auto(config, SplitOf(imbalance=1e5))
     assert config.loss.pos_weight == 100
+
+
+def test_auto_fills_only_what_is_left_to_it(composed):
+    config = composed("loss=focal_tversky", "loss.beta=auto", "loss.alpha=0.2")
+    assert fill_auto(config, SplitOf(imbalance=99.0)) == {"loss.beta": pytest.approx(0.7, abs=1e-3)}
+    assert config.loss.alpha == 0.2
+    config = composed("loss=boundary_dou", "loss.terms.boundary_gaussian.sigma=auto")
+    fill_auto(config, SplitOf(thickness=64.0))
+    assert instantiate(config.loss).terms["boundary_gaussian"].sigma == 4.0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("loss=dice", "loss.smooth=auto"), "loss.smooth=auto: Dice has no automatic smooth; it has none"),
+        (("loss=tversky", "loss.smooth=auto"), "it has one for alpha, beta. Give a number"),
+    ],
+)
+def test_auto_is_refused_where_there_is_no_rule(composed, overrides, message):
+    with pytest.raises(BadInput, match=message):
+        fill_auto(composed(*overrides), SplitOf())
 
 
 def test_no_dataset_is_asked_when_nothing_is_auto(composed):

@@ -1,5 +1,6 @@
 import itertools
 import warnings
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -259,7 +260,17 @@ def test_a_training_split_without_foreground_has_no_auto_weight():
     data = phantom()
     data.splits["train"] = Pictures([p for p in phantom(empty=0.99).splits["train"].pictures if not p.mask.any()])
     with pytest.raises(BadInput, match="no training mask has a foreground pixel"):
-        data.imbalance()
+        data.training_foreground()
+
+
+def test_what_the_training_masks_say_about_their_foreground():
+    data = phantom()
+    bar, nothing = np.zeros((40, 50), np.uint8), np.zeros((40, 50), np.uint8)
+    bar[10:14] = 1  # 4 of 40 rows
+    data.splits["train"] = Pictures([replace(data.splits["val"].pictures[0], mask=mask) for mask in (bar, nothing)])
+    assert data.training_foreground().imbalance == 19  # 1 row of 20 in both together
+    assert data.training_foreground().thickness == pytest.approx(4)  # of the image that has one
+    assert data.empty_share() == 0.5
 
 
 @pytest.mark.parametrize(

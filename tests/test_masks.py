@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -5,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
+from skimage.morphology import thin
 
 from raremask import masks
 
@@ -19,7 +21,7 @@ def batch(mask: np.ndarray) -> torch.Tensor:
 def test_the_boundary_is_what_an_erosion_by_a_cross_takes_away(mask):
     cross = ndimage.generate_binary_structure(2, 1)
     expected = mask - ndimage.binary_erosion(mask, cross, border_value=0)
-    assert np.array_equal(masks.boundary(batch(mask))[0, 0].numpy(), expected)
+    assert np.array_equal(masks.boundary(batch(mask))[0, 0].numpy(), expected == 1)
 
 
 @given(sparse)
@@ -32,6 +34,90 @@ def test_the_distance_is_the_smallest_over_all_foreground_pixels(mask):
     every_pixel = np.argwhere(np.ones_like(mask))
     expected = np.linalg.norm(every_pixel[:, None] - foreground[None], axis=2).min(axis=1)
     np.testing.assert_allclose(distance.ravel(), expected, atol=1e-5)
+
+
+@given(arrays.arrays(np.uint8, (3, 1, 12, 17), elements=st.integers(0, 1)), st.integers(0, 2))
+def test_the_distance_for_the_gpu_equals_that_of_the_cpu(mask, emptied):
+    mask[:emptied] = 0
+    mask = torch.from_numpy(mask)
+    torch.testing.assert_close(masks.distance_by_minimum(mask), masks.distance_to_foreground(mask))
+
+
+def test_the_distance_for_the_gpu_goes_chunk_by_chunk_through_a_large_image():
+    mask = torch.zeros(1, 1, 700, 500)
+    mask[0, 0, 650, 20] = mask[0, 0, 3, 480] = 1  # 700 * 700 * 500 is more than 2^26
+    torch.testing.assert_close(masks.distance_by_minimum(mask), masks.distance_to_foreground(mask))
+
+
+@given(sparse)
+def test_the_signed_distance_is_scipys_outside_and_one_less_inside(mask):
+    signed = masks.signed_distance(batch(mask))[0, 0].numpy()
+    if mask.min() == mask.max():
+        assert not signed.any()
+        return
+    inside, outside = ndimage.distance_transform_edt(mask), ndimage.distance_transform_edt(1 - mask)
+    np.testing.assert_allclose(signed, np.where(mask, 1 - inside, outside), atol=1e-5)
+    np.testing.assert_allclose(masks.distance_to_other_class(batch(mask))[0, 0], inside + outside, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [2, 4, 10])
+def test_the_thickness_of_a_long_bar_is_its_width(width):
+    bar = torch.zeros(1, 1, 40, 400)
+    bar[..., 10 : 10 + width, :] = 1
+    assert masks.thickness(bar).item() == pytest.approx(width)
+
+
+def test_the_thickness_of_a_disc_is_two_thirds_of_its_diameter():
+    y, x = np.mgrid[:101, :101]
+    disc = batch(((y - 50) ** 2 + (x - 50) ** 2 <= 40.5**2).astype(np.uint8))
+    assert masks.thickness(disc).item() == pytest.approx(2 / 3 * 81, rel=0.02)
+
+
+def test_an_image_of_one_class_has_no_thickness():
+    assert masks.thickness(torch.stack([torch.zeros(1, 5, 5), torch.ones(1, 5, 5)])).isnan().all()
+
+
+def shapes(seed: int, size: tuple[int, int] = (40, 50)) -> np.ndarray:
+    """A few discs and lines, some of them across the frame."""
+    random, canvas = np.random.default_rng(seed), np.zeros(size, np.uint8)
+    for _ in range(4):
+        ends = random.integers(-5, 50, (2, 2)).tolist()
+        cv2.line(canvas, *ends, 1, int(random.integers(1, 7)))
+        cv2.circle(canvas, ends[0], int(random.integers(1, 14)), 1, -1)
+    return canvas
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_skeleton_is_scikit_images_thinning(seed):
+    mask = shapes(seed)
+    expected = thin(mask)
+    assert np.array_equal(masks.skeleton(batch(mask))[0, 0].numpy(), expected)
+    assert np.array_equal(masks.skeleton_by_convolution(batch(mask))[0, 0].numpy(), expected)
+
+
+@given(sparse)
+def test_the_skeleton_lies_in_the_mask_and_is_connected_like_it(mask):
+    skeleton = masks.skeleton(batch(mask))[0, 0].numpy()
+    assert not (skeleton & (mask == 0)).any()
+    touching = np.ones((3, 3))
+    assert ndimage.label(skeleton, touching)[1] == ndimage.label(mask, touching)[1]
+
+
+def test_the_skeleton_leaves_its_mask_as_it_is():
+    mask = batch(shapes(0)).bool()
+    before = mask.clone()
+    masks.skeleton(mask)
+    assert torch.equal(mask, before)
+
+
+def test_the_soft_skeleton_of_a_bar_is_its_middle():
+    bar = torch.zeros(1, 1, 9, 30)
+    bar[..., 3:6, 4:26] = 1
+    middle = torch.zeros_like(bar)
+    middle[..., 4, 5:25] = 1  # without the ends, which an opening by a square keeps... but for the corners' ridges
+    skeleton = masks.soft_skeleton(bar, iterations=2)
+    assert torch.equal(skeleton * middle, middle)
+    assert skeleton[..., 8:22].sum() == 14
 
 
 @given(sparse, st.sampled_from([0.5, 2.0, 4.0]))

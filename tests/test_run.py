@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from conftest import ROOT, TINY
 from raremask import BadInput
 from raremask.metrics.overlap import baselines, summary
-from raremask.run import build_trainer
+from raremask.run import build_trainer, load_config
 from raremask.runfolder import read_counts, read_table
 
 TWO_STAGE = (
@@ -204,6 +204,27 @@ def test_a_debug_run_works_on_the_real_dataset(real_data, tmp_path, dataset):
     assert state(tmp_path)["state"] == "done"
     columns = read_table(tmp_path / "per_image_test.csv")[0]
     assert ("dice_fov" in columns) == (dataset == "drive")
+
+
+def test_what_stood_for_auto_is_kept_in_the_run_folder_and_used_again(train, command, capsys):
+    folder = train("loss=weighted_bce", "trainer.max_epochs=1")
+    kept = json.loads((folder / "auto.json").read_text())
+    assert list(kept) == ["loss.pos_weight"]
+    assert f"loss weighted_bce; loss.pos_weight {kept['loss.pos_weight']:.4g}; seed 42" in capsys.readouterr().out
+    (folder / "auto.json").write_text('{"loss.pos_weight": 3.5}')
+    assert load_config(folder).loss.pos_weight == 3.5
+    command("evaluate.py", f"run={folder}", f"hydra.run.dir={folder.parent / 'evaluated'}")
+
+
+def test_a_run_without_auto_writes_none(run):
+    assert not (run[0] / "auto.json").exists()
+
+
+def test_a_loss_that_learns_nothing_from_empty_masks_is_warned_of_where_many_are(train):
+    many = ("dataset.empty=0.6", "trainer.max_epochs=1")
+    with pytest.warns(UserWarning, match=r"% of the training masks are empty, and Dynamit teaches nothing where"):
+        train("loss=dynamit", *many)
+    train("loss=dynamit", "loss.empty=background", *many, folder="other")  # a warning would be an error
 
 
 # --- two stages, and resuming -----------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """From a config to objects, and from objects to a run: the only room that instantiates."""
 
+import json
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,14 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from raremask import BadInput, figures
-from raremask.callbacks import Progress, figure_row
+from raremask.callbacks import LossSwitch, Progress, figure_row
 from raremask.data.base import ImageMaskData
 from raremask.metrics.overlap import score
 from raremask.module import Segmenter
@@ -34,7 +37,8 @@ from raremask.runfolder import (
     write_text,
 )
 
-MAX_AUTO_WEIGHT = 100.0  # `pos_weight: auto` goes no further: beyond it a few pixels would make every gradient
+AUTO = "auto.json"  # in a run's folder: the values that stood for `auto`
+MANY_EMPTY = 0.2  # share of empty training masks from which a loss that learns nothing from them deserves a word
 
 
 def train(cfg: DictConfig) -> float:
@@ -62,12 +66,14 @@ def train(cfg: DictConfig) -> float:
     names = _choices(folder) | {"seed": cfg.seed, "empty": cfg.empty}
 
     with status(folder, **names) if first_process else nullcontext():
-        data, module = build(cfg)
+        data, module = build(cfg, record=folder / AUTO)
         callbacks = list(instantiate(cfg.callbacks).values())
         loggers = list(instantiate(cfg.logger).values())
         trainer = build_trainer(cfg.trainer, callbacks=callbacks, logger=loggers)
         if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
             raise BadInput("A multirun trains with one process per job. With trainer=ddp, start its jobs one by one.")
+        for loss in (module.loss, *(callback.loss for callback in callbacks if isinstance(callback, LossSwitch))):
+            _warn_of_empty_masks(loss, data.empty_share())
         _say_what_starts(data, module, trainer, names, folder)
         trainer.fit(module, datamodule=data, ckpt_path=last if cfg.resume else None, weights_only=True)
 
@@ -131,15 +137,20 @@ def _compare_with_record(table: Path, data: ImageMaskData, module: Segmenter, sp
 def load_config(folder: Path) -> DictConfig:
     """Return the config with which a run was started, to go on with its checkpoints."""
     cfg = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    if (folder / AUTO).is_file():
+        for key, value in json.loads((folder / AUTO).read_text()).items():
+            OmegaConf.update(cfg, key, value)
     if "encoder_weights" in cfg.model:
         cfg.model.encoder_weights = None  # they are in every checkpoint; nothing is fetched again
     return cfg
 
 
-def build(cfg: DictConfig) -> tuple[ImageMaskData, Segmenter]:
+def build(cfg: DictConfig, record: Path | None = None) -> tuple[ImageMaskData, Segmenter]:
     """Make the data, read and checked, and the module that holds network, loss, optimiser and scheduler.
 
-    Values `auto` in losses are replaced by what the training split says.
+    Args:
+        cfg: The run's config. Values `auto` in its losses are replaced by what the training split says.
+        record: Where to write these values, if there are any; :func:`load_config` takes them from there.
 
     Raises:
         BadInput: If images cannot be used, or the monitored score needs a field of view and the dataset has none.
@@ -149,7 +160,9 @@ def build(cfg: DictConfig) -> tuple[ImageMaskData, Segmenter]:
     data.setup()
     if cfg.monitor.endswith("_fov") and data.splits["val"].pictures[0].valid is None:
         raise BadInput(f"monitor={cfg.monitor} needs a field of view, and this dataset has none. Use monitor=val/dice.")
-    fill_auto(cfg, data)
+    found = fill_auto(cfg, data)
+    if found and record is not None and rank_zero_only.rank == 0:
+        write_text(record, json.dumps(found, indent=2) + "\n")
     module = Segmenter(
         net=instantiate(cfg.model),
         loss=instantiate(cfg.loss),
@@ -162,15 +175,44 @@ def build(cfg: DictConfig) -> tuple[ImageMaskData, Segmenter]:
     return data, module
 
 
-def fill_auto(node: DictConfig, data: ImageMaskData) -> None:
-    """Replace every `pos_weight: auto` below a node by background / foreground pixels of the training split."""
+def fill_auto(cfg: DictConfig, data: ImageMaskData) -> dict[str, float]:
+    """Replace every `auto` in a loss by what the loss's class makes of the training split.
+
+    Args:
+        cfg: The run's config; changed.
+        data: Holds the training split.
+
+    Returns:
+        What was found, by its path: `{"loss.pos_weight": 12.5}`.
+
+    Raises:
+        BadInput: If a loss has no automatic value for that parameter.
+    """
+    found = {}
+    for path, node in _losses(cfg):
+        automatic = [key for key in node if not OmegaConf.is_missing(node, key) and node[key] == "auto"]
+        if not automatic:
+            continue
+        kind = get_class(node._target_)
+        values = kind.auto(data.training_foreground()) if hasattr(kind, "auto") else {}
+        for key in automatic:
+            if key not in values:
+                offered = f"it has one for {', '.join(values)}" if values else "it has none"
+                raise BadInput(f"{path}.{key}=auto: {kind.__name__} has no automatic {key}; {offered}. Give a number.")
+            node[key] = found[f"{path}.{key}"] = values[key]
+    return found
+
+
+def _losses(node: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every node at or below a `loss` that names what it makes, with its path."""
     for key in node:
         if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
             continue
         if isinstance(node[key], DictConfig):
-            fill_auto(node[key], data)
-        elif key == "pos_weight" and node[key] == "auto":
-            node[key] = min(data.imbalance(), MAX_AUTO_WEIGHT)
+            below = f"{path}.{key}".lstrip(".")
+            if "loss" in below.split(".") and "_target_" in node[key]:
+                yield below, node[key]
+            yield from _losses(node[key], below)
 
 
 def build_trainer(cfg: DictConfig, **parts: Any) -> pl.Trainer:
@@ -318,6 +360,17 @@ def _quieten() -> None:
 
 
 @rank_zero_only
+def _warn_of_empty_masks(loss: nn.Module, share: float) -> None:
+    if share > MANY_EMPTY and not getattr(loss, "learns_from_empty", True):
+        warnings.warn(
+            f"{share:.0%} of the training masks are empty, and {type(loss).__name__} teaches nothing where there is no "
+            "foreground: false positives cost nothing. Compare with loss=bce_dice, or, where the loss is dynamit or "
+            "dynamit_image, with loss.empty=background.",
+            stacklevel=3,
+        )
+
+
+@rank_zero_only
 def _say_what_starts(
     data: ImageMaskData, module: Segmenter, trainer: pl.Trainer, names: dict[str, Any], folder: Path
 ) -> None:
@@ -326,10 +379,12 @@ def _say_what_starts(
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     splits = ", ".join(f"{len(pictures)} {split}" for split, pictures in data.splits.items())
     masks = [picture.mask for split in data.splits.values() for picture in split.pictures]
+    auto = json.loads((folder / AUTO).read_text()) if (folder / AUTO).is_file() else {}
+    found = "".join(f"; {path} {value:.4g}" for path, value in auto.items())
     print(
         f"\n{names['dataset']}: {splits}; foreground {np.mean([mask.mean() for mask in masks]):.2%}, "
         f"{np.mean([not mask.any() for mask in masks]):.0%} of the masks empty\n"
-        f"{names['model']}, {parameters / 1e6:.2f} M parameters; loss {names['loss']}; seed {names['seed']}; "
+        f"{names['model']}, {parameters / 1e6:.2f} M parameters; loss {names['loss']}{found}; seed {names['seed']}; "
         f"{name}, {trainer.precision}\n{os.path.relpath(folder)}\n"
     )
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from raremask import BadInput
+from raremask import BadInput, masks
 from raremask.data.readers import read_image, read_mask
 
 SPLITS = ("train", "val", "test")
@@ -83,6 +83,19 @@ class Picture:
 
 def _unpack(packed: np.ndarray, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(np.unpackbits(packed, count=size[0] * size[1]).reshape(1, *size)).bool()
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """What the masks of a split say about their foreground: parameters `auto` of losses go by it.
+
+    Args:
+        imbalance: Background pixels per foreground pixel.
+        thickness: Mean over the images of :func:`raremask.masks.thickness`, in pixels.
+    """
+
+    imbalance: float
+    thickness: float
 
 
 class Pictures(Dataset):
@@ -305,17 +318,23 @@ class ImageMaskData(LightningDataModule):
             packed_valid=np.packbits(valid) if native and valid is not None else None,
         )
 
-    def imbalance(self) -> float:
-        """Background pixels per foreground pixel in the training split, at the network's size, before augmentation.
+    def training_foreground(self) -> Foreground:
+        """Return what the masks of the training split say, at the network's size, before augmentation.
 
         Raises:
             BadInput: If the training split has no foreground at all.
         """
-        masks = [picture.mask for picture in self.splits["train"].pictures]
-        foreground = sum(int(mask.sum()) for mask in masks)
-        if foreground == 0:
-            raise BadInput("no training mask has a foreground pixel, so pos_weight: auto has nothing to go by.")
-        return (sum(mask.size for mask in masks) - foreground) / foreground
+        drawn = [picture.mask for picture in self.splits["train"].pictures]
+        filled = sum(int(mask.sum()) for mask in drawn)
+        if filled == 0:
+            raise BadInput("no training mask has a foreground pixel, so `auto` has nothing to go by.")
+        pixels = sum(mask.size for mask in drawn)
+        thick = torch.cat([masks.thickness(torch.from_numpy(mask)[None, None]) for mask in drawn])
+        return Foreground(imbalance=(pixels - filled) / filled, thickness=float(thick.nanmean()))
+
+    def empty_share(self) -> float:
+        """Return the share of the training masks that have no foreground."""
+        return float(np.mean([not picture.mask.any() for picture in self.splits["train"].pictures]))
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled, augmented batches; the sampler's epoch decides them."""

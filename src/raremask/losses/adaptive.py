@@ -12,10 +12,9 @@ EMPTY = ("zero", "background")
 def class_counts(mask: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
     """Number of foreground and of background pixels.
 
-    Counted in integers, which float32 could not do past 16 million pixels. Counts of the whole batch are summed over
-    all processes of a distributed training, so that two processes with two images weigh like one with four. Only
-    while gradients are on: in validation the processes may have different numbers of batches, and one would wait for
-    the others for ever.
+    Counts of the whole batch are summed over all processes of a distributed training, so that two processes with two
+    images weigh like one with four. Only while gradients are on: in validation the processes may have different
+    numbers of batches, and one would wait for the others for ever.
 
     Args:
         mask: `(B, 1, H, W)` of 0 and 1.
@@ -24,13 +23,15 @@ def class_counts(mask: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
     Returns:
         Two float32 tensors of shape `(B, 1, 1, 1)` if `per_image`, else `(1, 1, 1, 1)`.
     """
-    over = (1, 2, 3) if per_image else (0, 1, 2, 3)
-    foreground = (mask != 0).sum(over, keepdim=True)
-    counts = torch.stack([foreground, torch.full_like(foreground, mask.numel() // foreground.numel()) - foreground])
-    if not per_image and torch.is_grad_enabled() and dist.is_available() and dist.is_initialized():
-        dist.all_reduce(counts)
-    foreground, background = counts.float()
-    return foreground, background
+    # rows in float32, where they are exact and fast; together in float64, exact far beyond any batch
+    foreground = mask.float().sum(-1).sum((1, 2), dtype=torch.float64)
+    background = mask[0].numel() - foreground
+    if not per_image:
+        counts = torch.stack([foreground.sum(), background.sum()])
+        if torch.is_grad_enabled() and dist.is_available() and dist.is_initialized():
+            dist.all_reduce(counts)
+        foreground, background = counts[:, None]
+    return foreground.float()[:, None, None, None], background.float()[:, None, None, None]
 
 
 def balance(foreground: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,7 +63,9 @@ class Dynamit(nn.Module):
     it needs a learning rate far above that of BCE, or an optimiser that rescales, such as Adam.
 
     Range 0 (perfect) upwards. An empty mask is worth 0 and has no gradient, as published (`empty: zero`): images
-    without foreground never teach. `empty: background` gives them weights (0.1, 1.0) instead.
+    without foreground never teach. `empty: background` gives their background the weight 1 instead.
+
+    When to use: the thesis' baseline; a balanced cross-entropy without a weight to choose.
 
     Args:
         per_image: Count the classes in each image; else in the whole batch, over all processes.
@@ -86,11 +89,15 @@ class Dynamit(nn.Module):
             raise ValueError(f"empty must be one of {', '.join(EMPTY)}; got {empty!r}")
         self.per_image, self.empty = per_image, empty
 
+    @property
+    def learns_from_empty(self) -> bool:
+        """Whether a false positive on an empty mask costs."""
+        return self.empty == "background"
+
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the scalar loss of `logits` and `mask`, both `(B, 1, H, W)`."""
         foreground, background = class_counts(mask, self.per_image)
         weight_foreground, weight_background = balance(foreground, background)
         if self.empty == "background":
             weight_background = torch.where(foreground == 0, 1.0, weight_background)
-        weight = torch.where(mask != 0, weight_foreground, weight_background)
-        return (weight * cross_entropy(logits, mask)).mean()
+        return cross_entropy(logits, mask, torch.where(mask != 0, weight_foreground, weight_background))

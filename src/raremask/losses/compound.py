@@ -32,6 +32,11 @@ class Sum(nn.Module):
         self.terms = nn.ModuleDict(terms)
         self.weights = dict(weights)
 
+    @property
+    def learns_from_empty(self) -> bool:
+        """Whether a false positive on an empty mask costs in any of the terms."""
+        return any(getattr(term, "learns_from_empty", True) for term in self.terms.values())
+
     def parts(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Return the weighted scalar of each term; their sum is the loss."""
         return {name: self.weights[name] * term(logits, mask) for name, term in self.terms.items()}

@@ -1,91 +1,240 @@
 """The contract of a loss, as one check that anyone can run on a loss of their own."""
 
 import copy
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+HEIGHT, WIDTH = 17, 23
 
-def check_loss(loss: nn.Module) -> list[str]:
+
+@dataclass(frozen=True)
+class Clause:
+    """One clause of the contract and what came out.
+
+    Args:
+        name: What was tried.
+        verdict: `ok`, `broken`, or `note` for what the contract allows and a user should know.
+        finding: What was seen, where it is not `ok`.
+    """
+
+    name: str
+    verdict: str
+    finding: str = ""
+
+
+@dataclass
+class Report:
+    """All clauses; printed, a table.
+
+    Args:
+        loss: Name of what was checked.
+        clauses: In the order in which they were tried.
+    """
+
+    loss: str
+    clauses: list[Clause] = field(default_factory=list)
+
+    @property
+    def broken(self) -> list[str]:
+        """One sentence for each clause that is broken."""
+        return [f"{clause.name}: {clause.finding}" for clause in self.clauses if clause.verdict == "broken"]
+
+    @property
+    def notes(self) -> list[str]:
+        """One sentence for each thing to know."""
+        return [f"{clause.name}: {clause.finding}" for clause in self.clauses if clause.verdict == "note"]
+
+    def __str__(self) -> str:
+        width = max(len(clause.name) for clause in self.clauses)
+        lines = [f"{clause.name:{width}}  {clause.verdict:6}  {clause.finding}".rstrip() for clause in self.clauses]
+        outcome = f"breaks {len(self.broken)} clauses of" if self.broken else "keeps"
+        return "\n".join([*lines, f"{self.loss} {outcome} the contract"])
+
+
+def check_loss(loss: nn.Module, device: str = "cpu") -> Report:
     """Try the whole contract of :mod:`raremask.losses` on one loss.
 
     Args:
         loss: Called as ``loss(logits, mask)`` with two tensors of shape `(B, 1, H, W)`.
+        device: Where to try it. On a GPU one clause more: no step may wait for the host.
 
     Returns:
-        One sentence for each clause that is broken; an empty list if the loss keeps the contract.
+        A report: print it, or look whether `broken` is empty. A few seconds, most of them for `torch.compile`.
 
-    >>> check_loss(nn.BCEWithLogitsLoss(reduction="none"))
-    ['the value has shape (2, 1, 17, 23); it must be a scalar']
+    >>> check_loss(nn.BCEWithLogitsLoss(reduction="none")).broken
+    ['scalar: the value has shape (2, 1, 17, 23); it must be a scalar']
     """
-    generator = torch.Generator().manual_seed(0)
-    mask = torch.zeros(2, 1, 17, 23)
-    mask[:, :, 4:9, 5:15] = 1
-    logits = torch.randn(mask.shape, generator=generator)
-    try:
-        value = loss(logits, mask)
-    except Exception as error:  # whatever a foreign loss raises is the finding
-        return [f"loss(logits, mask) raises {type(error).__name__}: {error}"]
-    if value.shape != ():
-        return [f"the value has shape {tuple(value.shape)}; it must be a scalar"]
-
-    broken = []
-
-    def expect(holds: bool, sentence: str) -> None:
-        if not holds:
-            broken.append(sentence)
-
-    expect(not loss.state_dict(), f"the state_dict holds {list(loss.state_dict())}; register buffers as not persistent")
-    expect(torch.equal(copy.deepcopy(loss)(logits, mask), value), "a deep copy gives another value")
-    perfect = loss(40 * (mask - 0.5), mask)
-    worst = loss(-40 * (mask - 0.5), mask)
-    expect(
-        bool(perfect < value < worst), f"perfect {perfect:.4g} < random {value:.4g} < worst {worst:.4g} does not hold"
-    )
-    swapped = loss(logits.flip(0), mask.flip(0))
-    expect(torch.allclose(swapped, value), "the order of the images in the batch changes the value")
-    strided = logits.transpose(2, 3).contiguous().transpose(2, 3)
-    expect(torch.allclose(loss(strided, mask), value), "another memory layout changes the value")
-    expect(torch.allclose(loss(logits, mask.bool()).float(), value), "a boolean mask changes the value")
-
-    for name, case in _masks(mask).items():
-        for scale in (1.0, 1e4):
-            finite, reason = _finite(loss, logits * scale, case)
-            expect(finite, f"{name} mask, logits of about {scale:g}: {reason}")
-    for dtype in (torch.float16, torch.bfloat16):
-        large = torch.zeros(1, 1, 512, 512)
-        large[..., 100:400, 100:400] = 1
-        low = (4 * large - 2).to(dtype)
-        difference = abs(loss(low, large).float() - loss(low.float(), large)).item()
-        expect(difference < 1e-3, f"{dtype} logits of 512 x 512 change the value by {difference:.3g}")
-    return broken
+    loss = copy.deepcopy(loss).to(device)
+    check = _Check(Report(type(loss).__name__), loss, device)
+    if check.scalar():
+        check.keeps_nothing()
+        check.scale()
+        check.slope()
+        check.layouts()
+        check.finite()
+        check.float_types()
+        check.empty_masks()
+        if device.startswith("cuda"):
+            check.never_waits()
+        check.compiles()
+    return check.report
 
 
-def _masks(mask: Tensor) -> dict[str, Tensor]:
-    """The masks on which losses break, by name."""
+class _Check:
+    """The clauses, on an ordinary mask and random logits."""
 
-    def drawn(draw: Callable[[Tensor], None]) -> Tensor:
-        case = torch.zeros_like(mask)
-        draw(case)
-        return case
+    def __init__(self, report: Report, loss: nn.Module, device: str):
+        self.report, self.loss = report, loss
+        self.mask = torch.zeros(2, 1, HEIGHT, WIDTH, device=device)
+        self.mask[:, :, 4:9, 5:15] = 1
+        self.logits = torch.randn(self.mask.shape, generator=torch.Generator().manual_seed(0)).to(device)
 
-    return {
-        "ordinary": mask,
-        "whole-batch empty": torch.zeros_like(mask),
-        "full": torch.ones_like(mask),
-        "one-pixel": drawn(lambda case: case[0, 0, 3, 3].fill_(1)),
-        "one-line": drawn(lambda case: case[0, 0, :, 5].fill_(1)),
-        "half-empty": drawn(lambda case: case[0].copy_(mask[0])),
-    }
+    def note(self, name: str, holds: bool, finding: str, otherwise: str = "broken") -> None:
+        self.report.clauses.append(Clause(name, "ok") if holds else Clause(name, otherwise, finding))
+
+    @contextmanager
+    def trying(self, name: str) -> Iterator[None]:
+        """Whatever a foreign loss raises is a finding."""
+        try:
+            yield
+        except Exception as error:
+            self.note(name, False, f"it raises {type(error).__name__}: {(str(error) or '?').splitlines()[0]}")
+
+    def same(self, name: str, logits: Tensor, mask: Tensor) -> None:
+        """Another way to hand over the same batch."""
+        with self.trying(name):
+            value, expected = self.loss(logits, mask), self.loss(self.logits, self.mask)
+            finding = f"the value is {value:.6g} instead of {expected:.6g}"
+            self.note(name, torch.allclose(value.float(), expected.float(), rtol=1e-4), finding)
+
+    def scalar(self) -> bool:
+        with self.trying("scalar"):
+            shape = self.loss(self.logits, self.mask).shape
+            self.note("scalar", shape == (), f"the value has shape {tuple(shape)}; it must be a scalar")
+            return shape == ()
+        return False
+
+    def keeps_nothing(self) -> None:
+        stored = list(self.loss.state_dict())
+        self.note("empty state_dict", not stored, f"it holds {stored}; register buffers as not persistent")
+        again = copy.deepcopy(self.loss)(self.logits, self.mask)
+        self.note("deep copy", torch.equal(again, self.loss(self.logits, self.mask)), "it gives another value")
+
+    def scale(self) -> None:
+        sure = 40 * (self.mask - 0.5)
+        perfect, middle, worst = (self.loss(logits, self.mask) for logits in (sure, self.logits, -sure))
+        finding = f"perfect {perfect:.4g} < random {middle:.4g} < worst {worst:.4g} does not hold"
+        self.note("scale", bool(perfect < middle < worst), finding)
+
+    def slope(self) -> None:
+        value, gradient = _gradient(self.loss, self.logits, self.mask)
+        lower = self.loss(self.logits - 1e-2 * gradient / gradient.norm().clamp(min=1e-12), self.mask)
+        self.note("slope", bool(lower < value), "a small step against the gradient does not lower the value")
+
+    def layouts(self) -> None:
+        logits, mask = self.logits, self.mask
+        self.same("batch order", logits.flip(0), mask.flip(0))
+        self.same("not contiguous", _strided(logits), _strided(mask))
+        self.same("channels_last", *(it.contiguous(memory_format=torch.channels_last) for it in (logits, mask)))
+        self.same("boolean mask", logits, mask.bool())
+        for height, width in ((1, 9), (5, 1), (33, 31)):
+            small = torch.zeros(1, 1, height, width, device=mask.device)
+            small[..., 0, :] = 1
+            self.is_finite(f"one image of {height} x {width}", torch.ones_like(small), small)
+
+    def finite(self) -> None:
+        empty, pixel, line = (torch.zeros_like(self.mask) for _ in range(3))
+        pixel[0, 0, 3, 3], line[0, 0, :, 5] = 1, 1
+        beside = self.mask.clone()
+        beside[0] = 0
+        masks = {"all-empty": empty, "full": 1 - empty, "one-pixel": pixel, "one-line": line, "half-empty": beside}
+        for name, mask in ({"ordinary": self.mask} | masks).items():
+            for scale in (1.0, 1e4):
+                self.is_finite(f"{name} mask, logits of {scale:g}", self.logits * scale, mask)
+
+    def is_finite(self, name: str, logits: Tensor, mask: Tensor) -> None:
+        with self.trying(name):
+            value, gradient = _gradient(self.loss, logits, mask)
+            finding = "the gradient is not finite" if value.isfinite() else f"the value is {value.item()}"
+            self.note(name, bool(value.isfinite() and gradient.isfinite().all()), finding)
+
+    def float_types(self) -> None:
+        mask = torch.zeros(1, 1, 512, 512, device=self.mask.device)  # its area does not fit into float16
+        mask[..., 100:400, 100:400] = 1
+        low = torch.ones_like(mask)  # exact in every float type; painted too large, so that all sums are
+        expected = self.loss(low, mask).float()
+        for dtype in (torch.float16, torch.bfloat16):
+            name = str(dtype).removeprefix("torch.")
+            with self.trying(name):
+                value, gradient = _gradient(self.loss, low.to(dtype), mask)
+                difference = (value.float() - expected).abs().item()
+                finding = f"512 x 512 logits change the value by {difference:.3g}, or the gradient is not finite"
+                holds = difference <= 1e-3 * expected.abs().clamp(min=1) and gradient.isfinite().all()
+                self.note(name, bool(holds), finding)
+
+    def empty_masks(self) -> None:
+        """Whether false positives on empty masks cost, and whether the loss says so."""
+        claims = getattr(self.loss, "learns_from_empty", True)
+        spots = 8 * self.mask - 4
+        value, gradient = _gradient(self.loss, spots, torch.zeros_like(self.mask))
+        rise = value - self.loss(torch.full_like(spots, -4.0), torch.zeros_like(self.mask))
+        learns = bool(rise > 0.005) and bool((gradient[self.mask != 0] > 0).any())
+        if learns == claims:
+            finding = "a false positive costs nothing: a batch without foreground does not teach"
+            self.note("empty masks teach", claims, finding, "note")
+        elif claims:
+            finding = "a false positive costs nothing, and the loss does not say so: set learns_from_empty = False"
+            self.note("empty masks teach", False, finding)
+        else:
+            self.note("empty masks teach", False, "a little, though learns_from_empty is False", "note")
+
+    def never_waits(self) -> None:
+        logits = self.logits.clone().requires_grad_()
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            self.loss(logits, self.mask).backward()
+            self.note("never waits for the host", True, "")
+        except RuntimeError as error:
+            self.note("never waits for the host", False, str(error).splitlines()[0])
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    def compiles(self) -> None:
+        torch._dynamo.reset()
+        compiled = torch.compile(self.loss, fullgraph=True, backend="aot_eager")
+        with _quiet():
+            try:
+                value, gradient = _gradient(compiled, self.logits, self.mask)
+            except Exception as error:  # dynamo's errors have many types, and none is the loss's fault
+                reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+                self.note("torch.compile in one graph", False, reason.strip(), "note")
+                return
+        expected, slope = _gradient(self.loss, self.logits, self.mask)
+        same = torch.allclose(value, expected, rtol=1e-4) and torch.allclose(gradient, slope, rtol=1e-3, atol=1e-6)
+        self.note("torch.compile in one graph", same, "compiled, it gives another value or gradient")
 
 
-def _finite(loss: nn.Module, logits: Tensor, mask: Tensor) -> tuple[bool, str]:
-    logits = logits.clone().requires_grad_()
+def _gradient(loss: Callable, logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Value and gradient; not a number where the loss does not depend on the logits at all."""
+    logits = logits.detach().clone().requires_grad_()
     value = loss(logits, mask)
-    if not value.isfinite():
-        return False, f"the value is {value.item()}"
-    value.backward()
-    if logits.grad is None or not logits.grad.isfinite().all():
-        return False, "the gradient is not finite"
-    return True, ""
+    if value.requires_grad:
+        value.backward()
+    return value.detach(), torch.full_like(logits, float("nan")) if logits.grad is None else logits.grad
+
+
+def _strided(tensor: Tensor) -> Tensor:
+    return tensor.transpose(2, 3).contiguous().transpose(2, 3)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the compiler has to say about itself
+        yield
