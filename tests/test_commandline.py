@@ -92,6 +92,12 @@ def test_a_job_s_name_holds_nothing_that_hydra_or_a_file_system_cannot_bear():
     assert job_name("cvc", "unet", "dice", "seed1", "") == "cvc_unet_dice_seed1"
 
 
+def test_a_job_s_name_fits_into_a_file_system_and_stays_its_own():
+    long = [job_name("cvc", "unet", "dice", "seed1", "a" * 300 + end) for end in "bc"]
+    assert [len(name) for name in long] == [193, 193]
+    assert long[0] != long[1]
+
+
 def test_the_first_config_of_a_folder_stays(tmp_path):
     assert config_folder(str(tmp_path)) == ".hydra"
     (tmp_path / ".hydra").mkdir()

@@ -401,6 +401,16 @@ def test_a_loss_keeps_the_contract_on_the_gpu_and_never_waits_for_the_host(name)
     assert check_loss(configured(name), device="cuda").broken == []
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loss_asks_no_other_device_than_the_cpu_for_a_number(name):
+    # tensors on the device "meta" have no values: who wants one, as a host that waits for a GPU does, gets an error
+    logits = torch.zeros(2, 1, 20, 26, device="meta", requires_grad=True)
+    value = configured(name).to("meta")(logits, disc().to("meta"))
+    value.backward()
+    assert value.shape == ()
+    assert logits.grad.shape == logits.shape
+
+
 def kinds() -> set[type]:
     return {type(module) for name in NAMES for module in configured(name).modules()} - {torch.nn.ModuleDict}
 

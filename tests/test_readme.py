@@ -16,12 +16,13 @@ COMMANDS = re.findall(r"^ {4}python src/(train|evaluate)\.py ?([^#\n]*)", TEXT, 
 
 
 def test_the_readme_shows_commands():
-    assert len(COMMANDS) == 7
+    assert len(COMMANDS) == 8
 
 
 @pytest.mark.parametrize(("script", "arguments"), COMMANDS, ids=lambda value: value.strip())
 def test_a_command_of_the_readme_is_understood(script, arguments):
     overrides = [argument for argument in arguments.split() if argument != "-m"]
+    overrides = [override for override in overrides if "glob(" not in override]  # every choice: test_conf composes each
     choices = [[]]
     for override in overrides:  # -m a=1,2 b=3,4: every combination
         key, _, values = override.partition("=")
@@ -59,6 +60,12 @@ def test_the_example_of_a_new_loss_keeps_the_contract(tmp_path):
     assert isinstance(recall, torch.nn.Module)
     assert check_loss(recall).broken == []
     assert "_target_: raremask.losses.overlap.Recall\nsmooth: 1.0" in TEXT
+
+
+def test_the_page_of_the_losses_is_what_docstrings_configs_and_the_contract_make_of_it():
+    script = runpy.run_path(str(ROOT / "scripts" / "document_losses.py"))
+    expected = "python scripts/document_losses.py writes it anew"
+    assert (ROOT / "docs" / "losses.md").read_text() == script["page"](), expected
 
 
 def test_pins_name_packages_and_no_host():

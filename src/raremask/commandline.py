@@ -4,6 +4,7 @@ Hydra finds what is wrong; this room says what was meant.
 """
 
 import difflib
+import hashlib
 import os
 import re
 import shutil
@@ -25,10 +26,13 @@ from raremask.metrics.overlap import EMPTY, SCORES
 def job_name(*choices: object) -> str:
     """Name a job of a sweep by its choices, without `=`, `,` or `/`.
 
+    A name too long for a file system ends in a digest of all of it, so that two jobs never share one.
+
     >>> job_name("cvc", "unet", "dice", "seed0", "optimizer.lr-0.1")
     'cvc_unet_dice_seed0_optimizer.lr-0.1'
     """
-    return "_".join(re.sub(r"[^\w.+-]+", "-", str(choice)) for choice in choices if str(choice))
+    name = "_".join(re.sub(r"[^\w.+-]+", "-", str(choice)) for choice in choices if str(choice))
+    return name if len(name) <= 200 else f"{name[:180]}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def config_folder(run: str) -> str:

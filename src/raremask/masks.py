@@ -8,7 +8,6 @@ mask never leaves a GPU and no step waits for it. Tests compare the two ways wit
 """
 
 import math
-from functools import cache
 
 import cv2
 import numpy as np
@@ -16,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 TINIEST = 1e-37  # just above the smallest normal float32
 
 
@@ -90,10 +88,10 @@ def distance_by_minimum(mask: Tensor) -> Tensor:
         `(B, 1, H, W)` float32.
     """
     batch, _, height, width = mask.shape
-    foreground, infinity = mask[:, 0] != 0, torch.tensor(math.inf, device=mask.device)
-    column = torch.arange(width, dtype=torch.float32, device=mask.device)
-    before = column - torch.where(foreground, column, -infinity).cummax(-1).values
-    after = torch.where(foreground, column, infinity).flip(-1).cummin(-1).values.flip(-1) - column
+    background = mask[:, 0] == 0
+    column = torch.arange(width, dtype=torch.float32, device=mask.device).expand(background.shape)
+    before = column - column.masked_fill(background, -math.inf).cummax(-1).values
+    after = column.masked_fill(background, math.inf).flip(-1).cummin(-1).values.flip(-1) - column
     in_row = torch.minimum(before, after).square()
 
     row = torch.arange(height, dtype=torch.float32, device=mask.device)
@@ -289,7 +287,7 @@ def skeleton(mask: Tensor) -> Tensor:
 @torch.library.custom_op("raremask::skeleton", mutates_args=())
 def _skeleton_on_cpu(mask: Tensor) -> Tensor:
     left = (mask != 0).numpy().view(np.uint8)
-    weights, tables = _thinning()
+    weights, tables = (tensor.numpy() for tensor in _thinning("cpu"))
     for image in left[:, 0]:
         x, y, width, height = cv2.boundingRect(image)
         box = cv2.copyMakeBorder(image[y : y + height, x : x + width], 1, 1, 1, 1, cv2.BORDER_CONSTANT)
@@ -320,26 +318,28 @@ def skeleton_by_convolution(mask: Tensor) -> Tensor:
     Returns:
         `(B, 1, H, W)` boolean.
     """
-    weights, tables = _thinning()
-    kernel = torch.from_numpy(weights).to(mask.device, torch.float32)[None, None]
-    lookups = [torch.from_numpy(table).to(mask.device, torch.float32) for table in tables]
+    weights, tables = _thinning(mask.device)
     left = (mask != 0).float()
     for _ in range(min(mask.shape[-2:]) // 2 + 2):
-        for lookup in lookups:
-            left = left * lookup[F.conv2d(left, kernel, padding=1).long()]  # 0 to 255, exact even in bfloat16
+        for table in tables:
+            left = left * table[F.conv2d(left, weights[None, None], padding=1).long()]  # exact, even in bfloat16
     return left != 0
 
 
-@cache
-def _thinning() -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """The weights that code a pixel's neighbours in eight bits, and whether a pixel stays, for the two half rounds."""
-    weights = np.array([[128, 1, 2], [64, 0, 4], [32, 16, 8]], np.float32)  # clockwise from north
-    tables = np.ones((2, 256), np.uint8)
-    for code in range(256):
-        n, ne, e, se, s, sw, w, nw = ring = [bool(code >> bit & 1) for bit in range(8)]
-        crossings = sum(not ring[i] and (ring[i + 1] or ring[(i + 2) % 8]) for i in (0, 2, 4, 6))
-        pairs = min((n or ne) + (e or se) + (s or sw) + (w or nw), (ne or e) + (se or s) + (sw or w) + (nw or n))
-        if crossings == 1 and 2 <= pairs <= 3:
-            tables[0, code] = (n or ne or not se) and e
-            tables[1, code] = (s or sw or not nw) and w
-    return weights, tuple(tables)
+def _thinning(device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """What thinning goes by, made on the device itself, which copies from the host would make wait.
+
+    Returns:
+        `(3, 3)` float32: the weights that code a pixel's eight neighbours, clockwise from the north, in a number; and
+        `(2, 256)` uint8: whether a pixel of that number stays, in the first and in the second half of a round.
+    """
+    weights = torch.zeros(3, 3, device=device)
+    for bit, (row, column) in enumerate([(0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0), (0, 0)]):
+        weights[row, column] = 2**bit
+    number = torch.arange(256, device=device)
+    n, ne, e, se, s, sw, w, nw = ring = [(number >> bit & 1).bool() for bit in range(8)]
+    crossings = sum((~ring[i] & (ring[i + 1] | ring[(i + 2) % 8])).int() for i in (0, 2, 4, 6))
+    pairs = [sum((ring[i] | ring[i + turn]).int() for i in (0, 2, 4, 6)) for turn in (1, -1)]
+    neighbours = torch.minimum(*pairs)
+    needed = ~((crossings == 1) & (neighbours >= 2) & (neighbours <= 3))
+    return weights, torch.stack([needed | (n | ne | ~se) & e, needed | (s | sw | ~nw) & w]).byte()

@@ -99,5 +99,5 @@ class Dynamit(nn.Module):
         foreground, background = class_counts(mask, self.per_image)
         weight_foreground, weight_background = balance(foreground, background)
         if self.empty == "background":
-            weight_background = torch.where(foreground == 0, 1.0, weight_background)
+            weight_background = weight_background.masked_fill(foreground == 0, 1)
         return cross_entropy(logits, mask, torch.where(mask != 0, weight_foreground, weight_background))

@@ -58,9 +58,8 @@ class BoundaryGaussian(nn.Module):
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the scalar loss of `logits` and `mask`, both `(B, 1, H, W)`."""
         weight_foreground, weight_background = balance(*class_counts(mask, per_image=False))
-        weight = masks.proximity(mask, self.sigma).add_(weight_background).clamp_(max=1)
-        weight.masked_fill_(mask != 0, weight_foreground.squeeze())
-        return cross_entropy(logits, mask, weight)
+        lifted = masks.proximity(mask, self.sigma).add_(weight_background).clamp_(max=1)
+        return cross_entropy(logits, mask, torch.where(mask != 0, weight_foreground, lifted))
 
 
 class DoU(nn.Module):

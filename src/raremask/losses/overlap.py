@@ -156,7 +156,7 @@ class GeneralizedDice(nn.Module):
         background, true_negative = pixels - foreground, pixels - true_positive - wrong
         # the weights times a common factor, so that they sum to one and none is 1 / 0
         weight = background.square() / (foreground.square() + background.square())
-        weight = torch.where((foreground < 0.5) | (background < 0.5), 0.5, weight)
+        weight = weight.masked_fill((foreground < 0.5) | (background < 0.5), 0.5)
         total = weight * (2 * true_positive + wrong) + (1 - weight) * (2 * true_negative + wrong)
         return (wrong / total).mean()
 
@@ -400,7 +400,7 @@ class Lovasz(nn.Module):
         found = area - mask.cumsum(1)  # intersection that is left
         union = found + torch.arange(1, mask.shape[1] + 1, dtype=mask.dtype, device=mask.device)
         rises = torch.where(mask != 0, 1 / union, found / (union * (union - 1).clamp(min=1)))
-        rises[:, :1] = torch.where(area == 0, 1.0, rises[:, :1])
+        rises[:, :1] = rises[:, :1].masked_fill(area == 0, 1)
         return rises
 
 

@@ -1,0 +1,159 @@
+"""Measure choices of the losses on phantoms: `python scripts/study_losses.py [auto] [empty]`.
+
+`auto`: is what the training split suggests (`auto`) worse than the published constant? Three foreground fractions.
+`empty`: which `empty` should dynamit have where 60 % of the masks are empty?
+
+Each trains its sweeps below outputs/sweeps/study_<name> (what is there already is not trained again) and writes its
+tables to docs/study_<name>.md.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from raremask.metrics.overlap import score
+from raremask.runfolder import read_counts
+
+ROOT = Path(__file__).parents[1]
+SEEDS = (0, 1, 2)
+DATA = "dataset=phantom dataset.kind=mixed dataset.size=[96,96] dataset.train=64 dataset.val=24 dataset.test=96"
+NETWORK = "dataset.batch_size=4 model=unet model.base=8 model.levels=3 augment=flips trainer=cpu"
+COMMON = f"{DATA} {NETWORK} optimizer=adamw optimizer.lr=0.003 scheduler=cosine".split()
+EPOCHS = {"auto": 25, "empty": 80}  # empty masks are learnt slowly: after 25 epochs `background` had found nothing
+FRACTIONS = (0.005, 0.03, 0.15)
+
+#: Loss: the published constant, what replaces it, and the foreground fractions at which the two differ.
+AUTO = {
+    "tversky": ("loss.alpha=0.3 loss.beta=0.7", "loss.alpha=auto loss.beta=auto", FRACTIONS),
+    "boundary_gaussian": ("loss.sigma=2", "loss.sigma=auto", FRACTIONS),
+    "weighted_bce": ("loss.pos_weight=199", "loss.pos_weight=auto", FRACTIONS[:1]),  # S-/S+; `auto` ends at 100
+}
+EMPTY = {
+    loss: {empty: [f"loss={loss}", f"loss.empty={empty}"] for empty in ("zero", "background")}
+    for loss in ("dynamit", "dynamit_image")
+}
+
+
+def common(sweep: str) -> list[str]:
+    """What every run of a study is given."""
+    study = sweep.removeprefix("study_").split("/")[0]
+    return [*COMMON, f"trainer.max_epochs={EPOCHS[study]}"]
+
+
+def run(sweep: str, *overrides: str) -> Path:
+    """Train every seed of one setting, unless that has been done; return the folder."""
+    folder = ROOT / "outputs" / "sweeps" / sweep
+    done = [file for file in folder.glob("*/status.json") if json.loads(file.read_text())["state"] == "done"]
+    if len(done) < len(SEEDS):
+        seeds = "seed=" + ",".join(map(str, SEEDS))
+        command = [sys.executable, "src/train.py", "-m", *common(sweep), *overrides, seeds, f"sweep={sweep}"]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def tables(folder: Path) -> list[np.ndarray]:
+    """Return the pixel counts of the test images, a table for each seed."""
+    runs = sorted(folder.glob("*/status.json"), key=lambda file: json.loads(file.read_text())["seed"])
+    return [read_counts(file.parent / "per_image_test.csv")[""] for file in runs]
+
+
+def dice(folder: Path) -> np.ndarray:
+    """Return the mean test Dice of each seed; an empty mask left empty counts as 1."""
+    return np.array([score(table, "one")["dice"].mean() for table in tables(folder)])
+
+
+def dice_of_filled(folder: Path) -> np.ndarray:
+    """Return the mean test Dice of each seed over the images that have foreground."""
+    return np.array([score(table[~is_empty(table)], "one")["dice"].mean() for table in tables(folder)])
+
+
+def false_alarms(folder: Path) -> np.ndarray:
+    """Return, for each seed, the share of the empty test masks on which something was painted."""
+    return np.array([np.mean(table[is_empty(table), 1] > 0) for table in tables(folder)])
+
+
+def is_empty(table: np.ndarray) -> np.ndarray:
+    """Which images have no foreground: neither true positives nor false negatives."""
+    return table[:, 0] + table[:, 2] == 0
+
+
+def found_values(folder: Path) -> str:
+    """Return what `auto` came to, of one seed: the data are the same for all."""
+    file = next(folder.glob("*/auto.json"))
+    return ", ".join(f"{key.split('.')[-1]} {value:.3g}" for key, value in json.loads(file.read_text()).items())
+
+
+def spread(values: np.ndarray) -> str:
+    """Mean and standard deviation, as text."""
+    return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
+
+
+def study_auto() -> list[str]:
+    """Compare `auto` with the constants."""
+    lines = ["# Are automatic parameters worse than the published constants?", "", *setting("auto")]
+    lines += [
+        "Test Dice, mean ± standard deviation over the seeds; the difference is auto less constant, by seed.",
+        "",
+        "| loss | foreground | constant | Dice | auto | Dice | difference |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for loss, (constant, automatic, fractions) in AUTO.items():
+        differences = []
+        for fraction in fractions:
+            common = (f"dataset.foreground={fraction}", f"loss={loss}")
+            first = run(f"study_auto/{loss}_constant_{fraction}", *common, *constant.split())
+            later = run(f"study_auto/{loss}_auto_{fraction}", *common, *automatic.split())
+            differences.append(dice(later) - dice(first))
+            lines.append(
+                f"| {loss} | {fraction:.1%} | {constant.replace('loss.', '')} | {spread(dice(first))} | "
+                f"{found_values(later)} | {spread(dice(later))} | {spread(differences[-1])} |"
+            )
+        every = np.concatenate(differences)
+        error = every.std(ddof=1) / np.sqrt(len(every))
+        lines.append(f"| {loss} | all | | | | | **{every.mean():+.3f}**, standard error {error:.3f} |")
+    return lines
+
+
+def study_empty() -> list[str]:
+    """Compare `empty: zero` with `empty: background` under dynamit."""
+    lines = ["# What should an empty mask teach under dynamit?", "", *setting("empty")]
+    lines += [
+        "60 % of the masks are empty, foreground 5 % on the others. Dice with an empty mask left empty counted as 1;",
+        "Dice of the images with foreground; share of the empty masks on which something was painted.",
+        "",
+        "| loss | empty | Dice | Dice with foreground | false alarms |",
+        "|---|---|---|---|---|",
+    ]
+    for loss, arms in EMPTY.items():
+        for empty, overrides in arms.items():
+            folder = run(f"study_empty/{loss}_{empty}", "dataset.empty=0.6", "dataset.foreground=0.05", *overrides)
+            scores = (dice(folder), dice_of_filled(folder), false_alarms(folder))
+            lines.append(f"| {loss} | {empty} | {' | '.join(map(spread, scores))} |")
+    return lines
+
+
+def setting(study: str) -> list[str]:
+    """What was run, where and when."""
+    return [
+        f"Written by `scripts/study_losses.py` on {date.today()}, on {platform.processor() or platform.machine()} "
+        f"with PyTorch {torch.__version__}; {len(SEEDS)} seeds. Every run:",
+        "",
+        f"    python src/train.py {' '.join(common(study))}",
+        "",
+    ]
+
+
+if __name__ == "__main__":
+    studies = {"auto": study_auto, "empty": study_empty}
+    for name in sys.argv[1:] or studies:
+        if name not in studies:
+            sys.exit(__doc__)
+        text = "\n".join(studies[name]()) + "\n"
+        (ROOT / "docs" / f"study_{name}.md").write_text(text)
+        print(text)
