@@ -24,8 +24,8 @@ CLAUSES = {
     "keeps nothing": "empty state_dict|deep copy",
     "order, layout, bool": "batch order|not contiguous|channels_last|boolean mask",
     "odd sizes, one image": "one image of",
-    "finite": ".* mask, logits of",
-    "half precision": "float16|bfloat16",
+    "finite": ".* mask, ",
+    "float types": "float32|float16|bfloat16",
     "empty masks teach": "empty masks teach",
     "one graph": "torch.compile",
 }
@@ -53,7 +53,13 @@ def page() -> str:
         said = path.read_text().splitlines()[0].removeprefix("# ")
         parts = " + ".join(made_of(OmegaConf.load(path)))
         lines.append(f"| `{name}` | {said} | {parts} | {worth(losses[name])} | {costs.get(name, 'not measured')} |")
-    lines += ["", "## The contract", "", "What `raremask.losses.check_loss` finds: how many of its clauses hold.", ""]
+    lines += [
+        "",
+        "## The contract",
+        "",
+        "What `raremask.losses.check_loss` finds on the CPU: how many of its clauses hold.",
+        "",
+    ]
     lines += [f"| loss | {' | '.join(CLAUSES)} |", f"|---|{'---|' * len(CLAUSES)}"]
     lines += [f"| `{name}` | {' | '.join(cells(check_loss(loss)))} |" for name, loss in losses.items()]
     for kind in sorted(classes, key=lambda kind: kind.__name__):
@@ -104,7 +110,7 @@ def markdown(docstring: str) -> str:
     text, _, examples = docstring.partition("\n>>> ")
     text = re.sub(r"\.\. math:: (.*?)\n\n", lambda found: formula(found[1]), text, flags=re.DOTALL)
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text)
-    text = re.sub(r"^(Args|Raises|Source):\n", r"**\1**\n\n", text, flags=re.MULTILINE)
+    text = re.sub(r"^(Note|Args|Raises|Source):\n", r"**\1**\n\n", text, flags=re.MULTILINE)
     text = re.sub(r"^    (\w+): ", r"- `\1`: ", text, flags=re.MULTILINE)
     text = re.sub(r"^ {4,}", "  ", text, flags=re.MULTILINE)
     return f"{text.strip()}\n\n```python\n>>> {examples.strip()}\n```" if examples else text.strip()

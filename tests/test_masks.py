@@ -9,6 +9,7 @@ from scipy import ndimage
 from skimage.morphology import thin
 
 from raremask import masks
+from raremask.losses import overlap  # noqa: F401  registers an operation that is tested here with the others
 
 sparse = arrays.arrays(np.uint8, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.integers(0, 1))
 
@@ -85,6 +86,28 @@ def shapes(seed: int, size: tuple[int, int] = (40, 50)) -> np.ndarray:
         cv2.line(canvas, *ends, 1, int(random.integers(1, 7)))
         cv2.circle(canvas, ends[0], int(random.integers(1, 14)), 1, -1)
     return canvas
+
+
+@pytest.mark.parametrize("operation", ["distance", "proximity", "skeleton", "worst_first"])
+def test_what_the_compiler_is_told_of_an_operation_is_true(operation):
+    mask = batch(shapes(0)).transpose(2, 3)  # not contiguous
+    arguments = {"proximity": (mask, 2.0), "worst_first": (torch.rand(3, 50),)}.get(operation, (mask,))
+    torch.library.opcheck(getattr(torch.ops.raremask, operation).default, arguments)
+
+
+@given(sparse, st.sampled_from([1, 3, 31]))
+def test_the_window_s_sum_is_scipys(mask, size):
+    expected = ndimage.convolve(mask.astype(float), np.ones((size, size)), mode="constant")
+    assert np.array_equal(masks.window_sum(batch(mask).float(), size)[0, 0].numpy(), expected)
+
+
+@given(arrays.arrays(np.float32, (7, 9), elements=st.floats(0, 1, width=32)))
+def test_dilation_is_scipys_with_and_without_a_gradient(soft):
+    expected = ndimage.grey_dilation(soft, footprint=ndimage.generate_binary_structure(2, 1), mode="constant", cval=-1)
+    for requires_grad in (False, True):
+        tensor = torch.from_numpy(soft)[None, None].requires_grad_(requires_grad)
+        assert np.array_equal(masks.dilate(tensor)[0, 0].detach().numpy(), expected)
+        assert np.array_equal(-masks.erode(-tensor)[0, 0].detach().numpy(), expected)
 
 
 @pytest.mark.parametrize("seed", range(30))

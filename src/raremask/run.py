@@ -363,9 +363,9 @@ def _quieten() -> None:
 def _warn_of_empty_masks(loss: nn.Module, share: float) -> None:
     if share > MANY_EMPTY and not getattr(loss, "learns_from_empty", True):
         warnings.warn(
-            f"{share:.0%} of the training masks are empty, and {type(loss).__name__} teaches nothing where there is no "
-            "foreground: false positives cost nothing. Compare with loss=bce_dice, or, where the loss is dynamit or "
-            "dynamit_image, with loss.empty=background.",
+            f"{share:.0%} of the training masks are empty, and a batch without foreground (for losses per image, an "
+            f"image) teaches {type(loss).__name__} nothing: false positives cost nothing there. Compare with "
+            "loss=bce_dice, which does learn from it.",
             stacklevel=3,
         )
 

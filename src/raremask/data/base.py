@@ -322,13 +322,14 @@ class ImageMaskData(LightningDataModule):
         """Return what the masks of the training split say, at the network's size, before augmentation.
 
         Raises:
-            BadInput: If the training split has no foreground at all.
+            BadInput: If the training split has no foreground at all, or no background.
         """
         drawn = [picture.mask for picture in self.splits["train"].pictures]
         filled = sum(int(mask.sum()) for mask in drawn)
-        if filled == 0:
-            raise BadInput("no training mask has a foreground pixel, so `auto` has nothing to go by.")
         pixels = sum(mask.size for mask in drawn)
+        if filled in (0, pixels):
+            pixel = "foreground" if filled == 0 else "background"
+            raise BadInput(f"no training mask has a {pixel} pixel, so `auto` has nothing to go by.")
         thick = torch.cat([masks.thickness(torch.from_numpy(mask)[None, None]) for mask in drawn])
         return Foreground(imbalance=(pixels - filled) / filled, thickness=float(thick.nanmean()))
 

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from raremask.losses.pixel import cross_entropy
+from raremask.losses.pixel import cross_entropy, full_precision
 
 EMPTY = ("zero", "background")
 
@@ -62,10 +62,17 @@ class Dynamit(nn.Module):
     plus mean BCE over the background), so value and gradient shrink with the foreground fraction: at 1 % foreground
     it needs a learning rate far above that of BCE, or an optimiser that rescales, such as Adam.
 
-    Range 0 (perfect) upwards. An empty mask is worth 0 and has no gradient, as published (`empty: zero`): images
-    without foreground never teach. `empty: background` gives their background the weight 1 instead.
+    Range 0 (perfect) upwards. With `empty: zero`, as published, a batch without foreground (with `per_image`, an empty
+    image) is worth 0 and teaches nothing; in a batch with foreground, an empty image has the weight of the other
+    background. `empty: background` gives the background the weight 1 where there is no foreground.
 
     When to use: the thesis' baseline; a balanced cross-entropy without a weight to choose.
+
+    Note:
+        On phantoms of which 60 % are empty (docs/study_empty.md; batches of 4, three seeds), `zero` reached a Dice of
+        0.52 on the images with foreground (0.61 with `per_image`), but painted something on 85 % (100 %) of the empty
+        ones. With `background` empty images outweigh the others by S-/S+: it painted on 1 % of them, and found hardly
+        any foreground (0.01 and 0.00). Hence `zero` is the default. Where empty masks matter, take `bce_dice`.
 
     Args:
         per_image: Count the classes in each image; else in the whole batch, over all processes.
@@ -100,4 +107,7 @@ class Dynamit(nn.Module):
         weight_foreground, weight_background = balance(foreground, background)
         if self.empty == "background":
             weight_background = weight_background.masked_fill(foreground == 0, 1)
-        return cross_entropy(logits, mask, torch.where(mask != 0, weight_foreground, weight_background))
+        logits, mask = full_precision(logits, mask)
+        return cross_entropy(
+            logits, mask, torch.addcmul(weight_background, mask, weight_foreground - weight_background)
+        )

@@ -20,8 +20,8 @@ class BoundaryGaussian(nn.Module):
     d(x) is the Euclidean distance in pixels of a background pixel to the nearest foreground pixel of its image;
     the counts are those of the whole batch, over all processes. One-sided: only background is lifted.
 
-    Range 0 (perfect) upwards. On an empty mask g = 0; where the whole batch is empty the loss is 0 and has no gradient,
-    as published. In a batch with foreground, an empty image has the weight of the other background.
+    Range 0 (perfect) upwards. On an empty mask g = 0; a batch without foreground is worth 0 and teaches nothing, as
+    published; in a batch with foreground, an empty image has the weight of the other background.
 
     When to use: outlines that bleed, or are cut short, under Dynamit.
 
@@ -112,11 +112,12 @@ class DoU(nn.Module):
         probability, over = torch.sigmoid(logits), EACH if self.per_image else ALL
         mismatch = (probability - mask).square().sum(over)  # sum p^2 + sum t^2 - 2 sum p t, of either class
         shared, area = (probability * mask).sum(over), mask.sum(over)
-        loss = self._of_class(mask != 0, area, shared, mismatch, over)
+        foreground = mask.bool()
+        loss = self._of_class(foreground, area, shared, mismatch, over)
         if self.background:
             area = mask.numel() / area.numel() - area
             shared = area - probability.sum(over) + shared  # sum (1 - p) (1 - t)
-            loss = (loss + self._of_class(mask == 0, area, shared, mismatch, over)) / 2
+            loss = (loss + self._of_class(~foreground, area, shared, mismatch, over)) / 2
         return loss.mean()
 
     def _of_class(self, mask: Tensor, area: Tensor, shared: Tensor, mismatch: Tensor, over: tuple) -> Tensor:
@@ -164,7 +165,7 @@ class HausdorffDT(nn.Module):
     0 in an image of one class. It carries no gradient.
 
     Range 0 (perfect) upwards, in pixels to the power alpha, without a bound. On an empty mask it is the mean of
-    p^2 d_p^alpha: false positives are punished once p passes 0.5.
+    p^2 d_p^alpha: false positives are punished once p passes 0.5, unless everything is painted, which is worth 0 there.
 
     When to use: together with a loss of overlap, against false positives far from the object. Its scale grows with the
     image; give it a small weight.
@@ -232,10 +233,8 @@ class Structure(nn.Module):
     def parts(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Return the scalars of both terms; their sum is the loss."""
         logits, mask = full_precision(logits, mask)
-        reach = self.size // 2
-        with torch.no_grad():  # a square window is one along the rows, then one along the columns
-            around = F.avg_pool2d(mask, (1, self.size), 1, (0, reach))
-            around = F.avg_pool2d(around, (self.size, 1), 1, (reach, 0))
+        with torch.no_grad():
+            around = masks.window_sum(mask, self.size) / self.size**2
             weight = around.sub_(mask).abs_().mul_(self.boost).add_(1)
         entropy = F.binary_cross_entropy_with_logits(logits, mask, weight=weight, reduction="none")
         probability = torch.sigmoid(logits)

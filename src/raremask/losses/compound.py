@@ -17,7 +17,7 @@ class Sum(nn.Module):
         weights: One number for each name.
 
     Raises:
-        ValueError: If the two do not have the same names.
+        ValueError: If there are no terms, or the two do not have the same names.
 
     >>> import torch
     >>> from raremask.losses.pixel import BCE
@@ -27,6 +27,8 @@ class Sum(nn.Module):
 
     def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, float]):
         super().__init__()
+        if not terms:
+            raise ValueError("terms is empty; name one loss or more")
         if set(terms) != set(weights):
             raise ValueError(f"terms {sorted(terms)} and weights {sorted(weights)} must have the same names")
         self.terms = nn.ModuleDict(terms)
@@ -35,7 +37,7 @@ class Sum(nn.Module):
     @property
     def learns_from_empty(self) -> bool:
         """Whether a false positive on an empty mask costs in any of the terms."""
-        return any(getattr(term, "learns_from_empty", True) for term in self.terms.values())
+        return any(self.weights[name] and getattr(term, "learns_from_empty", True) for name, term in self.terms.items())
 
     def parts(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Return the weighted scalar of each term; their sum is the loss."""

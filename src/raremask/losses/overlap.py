@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,7 +42,11 @@ class Overlap(nn.Module):
 
     @property
     def learns_from_empty(self) -> bool:
-        """Whether a false positive on an empty mask costs: with a tiny `smooth` the loss is 1 whatever is painted."""
+        """Whether a false positive on an empty mask costs: with a tiny `smooth` the loss is 1 whatever is painted.
+
+        Where it becomes tiny is gradual; a tenth of a pixel is taken. It also depends on the rest of the image: small
+        probabilities that add up to far more than `smooth` pixels have the same effect.
+        """
         return self.smooth >= 0.1
 
 
@@ -49,6 +54,8 @@ class Dice(Overlap):
     r"""One minus the soft Dice coefficient, averaged over the images of the batch.
 
     .. math:: 1 - \frac{2 \, TP + s}{2 \, TP + FP + FN + s}
+
+    With `squared` the denominator is sum p^2 + sum t^2 + s.
 
     Range 0 (perfect) to 1. On an empty mask it is 1 - s / (sum p + s): with s = 1 a single false positive pixel
     already costs 0.5 and the next ones hardly more; with s below 0.1 there is no gradient left, and an empty mask
@@ -93,7 +100,8 @@ class Jaccard(Overlap):
 
     .. math:: 1 - \frac{TP + s}{TP + FP + FN + s}
 
-    Range 0 (perfect) to 1. On an empty mask it is 1 - s / (sum p + s), as Dice.
+    Range 0 (perfect) to 1. On an empty mask it is 1 - s / (sum p + s), as Dice, and with s below 0.1
+    teaches nothing.
 
     When to use: as Dice; it punishes poor overlap harder. The two have their minimum at the same prediction.
 
@@ -155,9 +163,11 @@ class GeneralizedDice(nn.Module):
         pixels = mask.numel() / foreground.numel()
         background, true_negative = pixels - foreground, pixels - true_positive - wrong
         # the weights times a common factor, so that they sum to one and none is 1 / 0
-        weight = background.square() / (foreground.square() + background.square())
-        weight = weight.masked_fill((foreground < 0.5) | (background < 0.5), 0.5)
-        total = weight * (2 * true_positive + wrong) + (1 - weight) * (2 * true_negative + wrong)
+        squares = foreground.square() + background.square()
+        of_one_class = (foreground < 0.5) | (background < 0.5)
+        weight_foreground = (background.square() / squares).masked_fill(of_one_class, 0.5)
+        weight_background = (foreground.square() / squares).masked_fill(of_one_class, 0.5)
+        total = weight_foreground * (2 * true_positive + wrong) + weight_background * (2 * true_negative + wrong)
         return (wrong / total).mean()
 
 
@@ -166,7 +176,8 @@ class LogCoshDice(Dice):
 
     .. math:: \log \cosh(\mathrm{Dice})
 
-    Range 0 (perfect) to 0.434. On an empty mask a false positive costs, but less and less, as under Dice.
+    Range 0 (perfect) to 0.434. On an empty mask a false positive costs, but less and less, as under
+    Dice; with s below 0.1 it teaches nothing.
 
     When to use: Dice that jitters near the end; the slope fades as the prediction becomes right.
 
@@ -178,7 +189,7 @@ class LogCoshDice(Dice):
         ValueError: If `smooth` is not positive.
 
     Source:
-        Jadon (2020), section II-M, https://arxiv.org/abs/2006.14822
+        Jadon (2020), https://arxiv.org/abs/2006.14822
 
     >>> mask = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
     >>> LogCoshDice()(torch.full((1, 1, 2, 2), 100.0), mask)  # log cosh 0.5
@@ -190,7 +201,7 @@ class LogCoshDice(Dice):
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the scalar loss of `logits` and `mask`, both `(B, 1, H, W)`."""
-        return super().forward(logits, mask).cosh().log()
+        return (super().forward(logits, mask) / 2).sinh().square().mul(2).log1p()  # cosh x = 1 + 2 sinh^2 (x / 2)
 
 
 class Tversky(Overlap):
@@ -199,15 +210,15 @@ class Tversky(Overlap):
     .. math:: 1 - \frac{TP + s}{TP + \alpha \, FP + \beta \, FN + s}
 
     Range 0 (perfect) to 1. alpha = beta = 0.5 is the Dice loss with a smooth twice as large, alpha = beta = 1 Jaccard.
-    On an empty mask the loss still grows with every false positive, unless `smooth` is below 0.1 pixel.
+    On an empty mask the loss still grows with every false positive; with `smooth` below 0.1 pixel it teaches nothing.
 
     When to use: recall matters more than precision, or foreground is missed under Dice.
 
     Args:
         alpha: Price of a false positive, 0 or more. In a config `auto` is one minus the automatic beta.
         beta: Price of a false negative, 0 or more. Raise it when the foreground is rare. In a config `auto` stands for
-            0.5 + 0.1 log10(background / foreground pixels of the training split), between 0.5 and 0.8: Dice at
-            balance, the paper's 0.7 at 1 % foreground.
+            0.5 + 0.1 log10(background / foreground pixels of the training split), between 0.5 and 0.7: Dice at
+            balance, the paper's 0.7 from 1 % foreground downwards.
         smooth: Pixels s added above and below the line, more than 0.
         per_image: Average the loss of the images; else take the sums over the whole batch (of this process).
 
@@ -231,7 +242,7 @@ class Tversky(Overlap):
     @staticmethod
     def auto(foreground) -> dict[str, float]:
         """Return `alpha` and `beta` for a training split's :class:`~raremask.data.base.Foreground`."""
-        beta = min(max(0.5 + 0.1 * math.log10(foreground.imbalance), 0.5), 0.8)
+        beta = min(max(0.5 + 0.1 * math.log10(foreground.imbalance), 0.5), 0.7)
         return {"alpha": 1 - beta, "beta": beta}
 
     def of_images(self, logits: Tensor, mask: Tensor) -> Tensor:
@@ -251,7 +262,8 @@ class FocalTversky(Tversky):
     .. math:: \left( 1 - TI \right)^{1 / \gamma}, \quad TI = \frac{TP + s}{TP + \alpha \, FP + \beta \, FN + s}
 
     Range 0 (perfect) to 1. The exponent 3/4 (gamma = 4/3) is steep at 0: at a perfect prediction the power is cut at
-    1e-7 so that the gradient stays finite. On an empty mask false positives cost, unless `smooth` is below 0.1 pixel.
+    1e-7 so that the gradient stays finite. On an empty mask false positives cost; with `smooth` below 0.1 pixel it teaches
+    nothing.
 
     When to use: small objects beside large ones, of which the small are missed.
 
@@ -386,7 +398,7 @@ class Lovasz(nn.Module):
         logits, mask = logits.reshape(rows, -1), mask.reshape(rows, -1)
         errors = 1 - logits * (2 * mask - 1)
         with torch.no_grad():  # the weights depend on the order alone, which has no slope
-            order = errors.argsort(dim=1, descending=True)
+            order = _worst_first(errors)
             weights = torch.zeros_like(errors).scatter_(1, order, self._rises(mask.gather(1, order)))
         return (F.relu(errors) * weights).sum(1).mean()
 
@@ -402,6 +414,23 @@ class Lovasz(nn.Module):
         rises = torch.where(mask != 0, 1 / union, found / (union * (union - 1).clamp(min=1)))
         rises[:, :1] = rises[:, :1].masked_fill(area == 0, 1)
         return rises
+
+
+def _worst_first(errors: Tensor) -> Tensor:
+    """Order of the pixels of each row by their error, `(rows, pixels)`, the largest first."""
+    if errors.device.type == "cpu":
+        return _worst_first_on_cpu(errors.detach())
+    return errors.argsort(dim=1, descending=True)
+
+
+@torch.library.custom_op("raremask::worst_first", mutates_args=())  # NumPy sorts with vector instructions, PyTorch not
+def _worst_first_on_cpu(errors: Tensor) -> Tensor:
+    return torch.from_numpy(np.argsort(-errors.numpy(), axis=1))
+
+
+@_worst_first_on_cpu.register_fake
+def _(errors: Tensor) -> Tensor:
+    return torch.empty(errors.shape, dtype=torch.int64, device=errors.device)
 
 
 def _power(loss: Tensor, exponent: float) -> Tensor:

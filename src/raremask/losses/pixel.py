@@ -125,7 +125,7 @@ class WeightedBCE(nn.Module):
         super().__init__()
         if not pos_weight > 0:
             raise ValueError(f"pos_weight must be more than 0; got {pos_weight}")
-        self.register_buffer("pos_weight", torch.tensor(float(pos_weight)), persistent=False)
+        self.pos_weight = float(pos_weight)
 
     @staticmethod
     def auto(foreground) -> dict[str, float]:
@@ -134,7 +134,8 @@ class WeightedBCE(nn.Module):
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the scalar loss of `logits` and `mask`, both `(B, 1, H, W)`."""
-        return F.binary_cross_entropy_with_logits(*full_precision(logits, mask), pos_weight=self.pos_weight)
+        logits, mask = full_precision(logits, mask)
+        return cross_entropy(logits, mask, weight=_by_class(mask, 1.0, self.pos_weight))
 
 
 class BalancedBCE(nn.Module):
