@@ -2,6 +2,7 @@
 
 import inspect
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conftest import ROOT
 from raremask import BadInput, commandline  # noqa: F401  registers the resolvers
-from raremask.data.base import Foreground, ImageMaskData
+from raremask.data.base import ImageMaskData
 from raremask.run import fill_auto
 
 CONF = ROOT / "conf"
@@ -33,9 +34,9 @@ class SplitOf:
     """Stands for data whose training split says this."""
 
     def __init__(self, imbalance: float = 9.0, thickness: float = 16.0):
-        self.said = Foreground(imbalance, thickness)
+        self.said = SimpleNamespace(imbalance=imbalance, thickness=thickness)
 
-    def training_foreground(self) -> Foreground:
+    def training_foreground(self) -> SimpleNamespace:
         return self.said
 
 

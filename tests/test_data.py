@@ -260,7 +260,9 @@ def test_a_training_split_without_foreground_has_no_auto_weight():
     data = phantom()
     data.splits["train"] = Pictures([p for p in phantom(empty=0.99).splits["train"].pictures if not p.mask.any()])
     with pytest.raises(BadInput, match="no training mask has a foreground pixel"):
-        data.training_foreground()
+        _ = data.training_foreground().imbalance
+    with pytest.raises(BadInput, match="no training mask has both"):
+        _ = data.training_foreground().thickness
 
 
 def test_what_the_training_masks_say_about_their_foreground():

@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from omegaconf import OmegaConf
 from scipy import ndimage
 from skimage.morphology import thin
 
-from raremask.data.base import Foreground
 from raremask.losses import check_loss
 from raremask.losses.adaptive import Dynamit
 from raremask.losses.boundary import BoundaryGaussian, DoU, HausdorffDT, Structure, Surface
@@ -757,14 +757,14 @@ def test_false_positives_far_from_the_object_cost_hausdorff_more():
     ("imbalance", "pos_weight", "beta"), [(0.5, 0.5, 0.5), (1.0, 1.0, 0.5), (10.0, 10.0, 0.6), (1e6, 100.0, 0.7)]
 )
 def test_what_auto_makes_of_the_imbalance(imbalance, pos_weight, beta):
-    split = Foreground(imbalance, thickness=10.0)
+    split = SimpleNamespace(imbalance=imbalance)
     assert WeightedBCE.auto(split) == {"pos_weight": pos_weight}
     assert Tversky.auto(split) == pytest.approx({"alpha": 1 - beta, "beta": beta})
     assert FocalTversky.auto(split) == Tversky.auto(split)
 
 
 def test_what_auto_makes_of_the_thickness():
-    assert BoundaryGaussian.auto(Foreground(imbalance=9.0, thickness=64.0)) == {"sigma": 4.0}  # (4 * 64) ** (1 / 4)
+    assert BoundaryGaussian.auto(SimpleNamespace(thickness=64.0)) == {"sigma": 4.0}  # (4 * 64) ** (1 / 4)
 
 
 @pytest.mark.parametrize(

@@ -256,40 +256,68 @@ def window_sum(mask: Tensor, size: int) -> Tensor:
     return mask
 
 
-def erode(soft: Tensor) -> Tensor:
-    """Smallest value of each pixel and its four neighbours; a probability keeps its gradient.
+CROSS = ((-1, 0), (0, -1), (0, 1), (1, 0))  # neighbours of a pixel: rows down, columns to the right
+SQUARE = (*CROSS, (-1, -1), (-1, 1), (1, -1), (1, 1))
+
+
+def dilate(soft: Tensor, neighbours: tuple[tuple[int, int], ...] = CROSS) -> Tensor:
+    """Largest value of each pixel and its neighbours; a probability keeps its gradient.
 
     Args:
-        soft: `(B, 1, H, W)`, any float type. Outside the image there is no neighbour.
+        soft: `(B, 1, H, W)`, any float type.
+        neighbours: `CROSS` (four) or `SQUARE` (eight). Outside the image there is none.
 
     Returns:
         `(B, 1, H, W)`.
     """
-    return -dilate(-soft)
+    return _Largest.apply(soft, neighbours)
 
 
-def dilate(soft: Tensor) -> Tensor:
-    """Largest value of each pixel and its four neighbours; a probability keeps its gradient.
+def erode(soft: Tensor, neighbours: tuple[tuple[int, int], ...] = CROSS) -> Tensor:
+    """Smallest value of each pixel and its neighbours; a probability keeps its gradient.
 
     Args:
-        soft: `(B, 1, H, W)`, any float type. Outside the image there is no neighbour.
+        soft: `(B, 1, H, W)`, any float type.
+        neighbours: `CROSS` (four) or `SQUARE` (eight). Outside the image there is none.
 
     Returns:
         `(B, 1, H, W)`.
     """
-    return torch.maximum(_largest_of_three(soft, dim=-2), _largest_of_three(soft, dim=-1))
+    return -dilate(-soft, neighbours)
 
 
-def _largest_of_three(soft: Tensor, dim: int) -> Tensor:
-    """Largest value of each pixel and its two neighbours along one dimension."""
-    if soft.requires_grad:
-        size, padding = ((3, 1), (1, 0)) if dim == -2 else ((1, 3), (0, 1))
-        return F.max_pool2d(soft, size, 1, padding)
-    largest, length = soft.clone(), soft.shape[dim]  # a tenth of the pooling's time on the CPU, but for its gradient
-    for start in (0, 1):
-        here = largest.narrow(dim, 1 - start, length - 1)
-        here.copy_(torch.maximum(here, soft.narrow(dim, start, length - 1)))
-    return largest
+class _Largest(torch.autograd.Function):
+    """The largest of several pixels, and its gradient to that one pixel; of equal ones to the first.
+
+    The same as a max-pooling, in a fifth of its time on the CPU: neighbours are compared as shifted images.
+    """
+
+    @staticmethod
+    def forward(ctx, soft: Tensor, neighbours: tuple[tuple[int, int], ...]) -> Tensor:
+        framed = F.pad(soft, (1, 1, 1, 1), value=-math.inf)
+        largest, which = soft, torch.zeros_like(soft, dtype=torch.uint8)
+        for number, offset in enumerate(neighbours, start=1):
+            here = _shifted(framed, offset)
+            if ctx.needs_input_grad[0]:
+                which = torch.maximum(which, (here > largest).byte() * number)  # numbers rise: the last one stays
+            largest = torch.maximum(largest, here)
+        ctx.save_for_backward(which)
+        ctx.neighbours = neighbours
+        return largest
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        (which,) = ctx.saved_tensors
+        spread = F.pad(gradient * (which == 0), (1, 1, 1, 1))
+        for number, offset in enumerate(ctx.neighbours, start=1):
+            _shifted(spread, offset).addcmul_(gradient, (which == number).to(gradient.dtype))
+        return spread[..., 1:-1, 1:-1], None
+
+
+def _shifted(framed: Tensor, offset: tuple[int, int]) -> Tensor:
+    """The part of an image with a frame of one pixel that lies at an offset from the image."""
+    (down, right), (height, width) = offset, framed.shape[-2:]
+    return framed[..., 1 + down : height - 1 + down, 1 + right : width - 1 + right]
 
 
 def soft_skeleton(soft: Tensor, iterations: int) -> Tensor:
@@ -311,7 +339,7 @@ def soft_skeleton(soft: Tensor, iterations: int) -> Tensor:
     skeleton = torch.zeros_like(soft)
     for _ in range(iterations + 1):
         eroded = erode(soft)
-        lost = F.relu(soft - _largest_of_three(_largest_of_three(eroded, dim=-2), dim=-1))
+        lost = F.relu(soft - dilate(eroded, SQUARE))
         skeleton = skeleton + lost * (1 - skeleton)
         soft = eroded
     return skeleton

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +86,40 @@ def _unpack(packed: np.ndarray, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(np.unpackbits(packed, count=size[0] * size[1]).reshape(1, *size)).bool()
 
 
-@dataclass(frozen=True)
 class Foreground:
-    """What the masks of a split say about their foreground: parameters `auto` of losses go by it.
+    """What masks say about their foreground, found when asked for: parameters `auto` of losses go by it.
 
     Args:
-        imbalance: Background pixels per foreground pixel.
-        thickness: Mean over the images of :func:`raremask.masks.thickness`, in pixels.
+        drawn: Masks `(H, W)` uint8 of 0 and 1.
     """
 
-    imbalance: float
-    thickness: float
+    def __init__(self, drawn: list[np.ndarray]):
+        self._drawn = drawn
+
+    @cached_property
+    def imbalance(self) -> float:
+        """Background pixels per foreground pixel.
+
+        Raises:
+            BadInput: If there is no foreground at all, or no background.
+        """
+        pixels, filled = sum(mask.size for mask in self._drawn), sum(int(mask.sum()) for mask in self._drawn)
+        if filled in (0, pixels):
+            pixel = "foreground" if filled == 0 else "background"
+            raise BadInput(f"no training mask has a {pixel} pixel, so `auto` has nothing to go by.")
+        return (pixels - filled) / filled
+
+    @cached_property
+    def thickness(self) -> float:
+        """Mean over the images of :func:`raremask.masks.thickness`, in pixels.
+
+        Raises:
+            BadInput: If no image has both foreground and background.
+        """
+        each = torch.cat([masks.thickness(torch.from_numpy(mask)[None, None]) for mask in self._drawn])
+        if each.isnan().all():
+            raise BadInput("no training mask has both foreground and background, so `auto` has nothing to go by.")
+        return float(each.nanmean())
 
 
 class Pictures(Dataset):
@@ -319,19 +343,8 @@ class ImageMaskData(LightningDataModule):
         )
 
     def training_foreground(self) -> Foreground:
-        """Return what the masks of the training split say, at the network's size, before augmentation.
-
-        Raises:
-            BadInput: If the training split has no foreground at all, or no background.
-        """
-        drawn = [picture.mask for picture in self.splits["train"].pictures]
-        filled = sum(int(mask.sum()) for mask in drawn)
-        pixels = sum(mask.size for mask in drawn)
-        if filled in (0, pixels):
-            pixel = "foreground" if filled == 0 else "background"
-            raise BadInput(f"no training mask has a {pixel} pixel, so `auto` has nothing to go by.")
-        thick = torch.cat([masks.thickness(torch.from_numpy(mask)[None, None]) for mask in drawn])
-        return Foreground(imbalance=(pixels - filled) / filled, thickness=float(thick.nanmean()))
+        """Return what the masks of the training split say, at the network's size, before augmentation."""
+        return Foreground([picture.mask for picture in self.splits["train"].pictures])
 
     def empty_share(self) -> float:
         """Return the share of the training masks that have no foreground."""

@@ -262,8 +262,8 @@ class FocalTversky(Tversky):
     .. math:: \left( 1 - TI \right)^{1 / \gamma}, \quad TI = \frac{TP + s}{TP + \alpha \, FP + \beta \, FN + s}
 
     Range 0 (perfect) to 1. The exponent 3/4 (gamma = 4/3) is steep at 0: at a perfect prediction the power is cut at
-    1e-7 so that the gradient stays finite. On an empty mask false positives cost; with `smooth` below 0.1 pixel it teaches
-    nothing.
+    1e-7 so that the gradient stays finite. On an empty mask false positives cost; with `smooth` below 0.1 pixel it
+    teaches nothing.
 
     When to use: small objects beside large ones, of which the small are missed.
 
