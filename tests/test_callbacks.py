@@ -4,7 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from raremask.callbacks import BestOfStage, LossSwitch, Panels, RunCheckpoint
+from raremask import BadInput
+from raremask.callbacks import BestOfStage, GrowingWeight, LossSwitch, Panels, RunCheckpoint
+from raremask.losses.boundary import Surface
+from raremask.losses.compound import Sum
+from raremask.losses.overlap import Dice
 
 ALONE = SimpleNamespace(strategy=SimpleNamespace(reduce_boolean_decision=bool))  # a trainer with one process
 
@@ -36,6 +40,18 @@ def test_a_restarted_stage_takes_any_score_and_leaves_the_file_of_the_first(tmp_
     assert callback.best_k_models == {}  # what is not known is not deleted
     assert callback.check_monitor_top_k(ALONE, torch.tensor(0.1))
     assert callback.format_checkpoint_name({"optim/stage": torch.tensor(2.0)}).endswith("best_stage2.ckpt")
+
+
+def test_the_weight_of_a_term_follows_from_the_epoch():
+    loss = Sum({"dice": Dice(), "surface": Surface()}, {"dice": 1.0, "surface": 0.01})
+    grow = GrowingWeight("surface", start=0.01, step=0.02)
+    for epoch, weight in ((0, 0.01), (1, 0.03), (10, 0.21)):
+        grow.on_train_epoch_start(SimpleNamespace(current_epoch=epoch), SimpleNamespace(loss=loss))
+        assert loss.weights == {"dice": 1.0, "surface": pytest.approx(weight)}
+    with pytest.raises(BadInput, match="term=focal: this loss has no such term; it has: dice, surface"):
+        GrowingWeight("focal").on_train_epoch_start(SimpleNamespace(current_epoch=0), SimpleNamespace(loss=loss))
+    with pytest.raises(BadInput, match="it has: none"):
+        GrowingWeight("focal").on_train_epoch_start(SimpleNamespace(current_epoch=0), SimpleNamespace(loss=Dice()))
 
 
 @pytest.mark.parametrize(

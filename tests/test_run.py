@@ -227,6 +227,13 @@ def test_a_loss_that_learns_nothing_from_empty_masks_is_warned_of_where_many_are
     train("loss=dynamit", "loss.empty=background", *many, folder="other")  # a warning would be an error
 
 
+def test_a_growing_term_trains(train):
+    folder = train("loss=dice_surface", "callbacks=growing_term", "callbacks.grow.step=1.0")
+    rows = read_table(folder / "metrics.csv")
+    parts = [abs(row["train/loss/surface"]) for row in rows]
+    assert parts[1] > 20 * parts[0]  # weights 0.01 and 1.01
+
+
 # --- two stages, and resuming -----------------------------------------------------------------------------------------
 
 

@@ -85,6 +85,36 @@ class LossSwitch(Callback):
                     group["lr"] = self.lr
 
 
+class GrowingWeight(Callback):
+    """Gives one term of a :class:`~raremask.losses.compound.Sum` a weight that grows with every epoch.
+
+    The epoch alone decides, so a resumed run and an unbroken one agree.
+
+    Args:
+        term: The term's name.
+        start: Its weight in the first epoch.
+        step: What each further epoch adds.
+
+    Source:
+        Kervadec et al. (2019), https://arxiv.org/abs/1812.07032: 0.01, and 0.01 more each epoch
+    """
+
+    def __init__(self, term: str, start: float = 0.01, step: float = 0.01):
+        self.term, self.start, self.step = term, start, step
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Set the weight of this epoch.
+
+        Raises:
+            BadInput: If the loss has no such term.
+        """
+        weights = getattr(module.loss, "weights", {})
+        if self.term not in weights:
+            terms = ", ".join(weights) or "none"
+            raise BadInput(f"callbacks.grow.term={self.term}: this loss has no such term; it has: {terms}.")
+        weights[self.term] = self.start + self.step * trainer.current_epoch
+
+
 class Patience(EarlyStopping):
     """Early stopping that stays stopped: a run that had ended, and is resumed, trains no further epoch.
 

@@ -138,7 +138,7 @@ class Surface(nn.Module):
     is 0 where a mask is empty or full: such an image is worth 0 and teaches nothing.
 
     When to use: never alone, where it collapses. Add it to a loss of overlap with a small weight that grows over the
-    epochs (the paper: 0.01, and 0.01 more each epoch), as `dice_surface` does with a fixed one.
+    epochs (the paper: 0.01, and 0.01 more each epoch): `loss=dice_surface callbacks=growing_term`.
 
     Source:
         Kervadec et al. (2019), eq. 5, https://arxiv.org/abs/1812.07032, and their code for the inside's + 1
