@@ -1,6 +1,7 @@
 import itertools
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,11 +18,15 @@ from raremask import BadInput
 from raremask.data import splits
 from raremask.data.augment import Augment
 from raremask.data.base import Pictures, SeededSampler, ShareSampler
+from raremask.data.course import Course
 from raremask.data.cvc import CVC, LAST_FRAMES, sequence
 from raremask.data.drive import DRIVE
+from raremask.data.folder import Folder
 from raremask.data.isic2018 import ISIC2018
+from raremask.data.nerve import Nerve
 from raremask.data.phantom import Phantom
 from raremask.data.readers import read_image, read_mask
+from raremask.masks import to_run_lengths
 
 SMALL = {"size": (32, 40), "channels": 3, "batch_size": 4}
 
@@ -219,6 +224,205 @@ def test_isic_takes_its_official_folders_as_splits(tmp_path):
         "has 2 images; the full dataset has 1000 there.",
     ]
     assert [len(pictures) for pictures in data.splits.values()] == [3, 1, 2]
+
+
+# --- other layouts ----------------------------------------------------------------------------------------------------
+
+
+def course_folder(root, number=10):
+    for index in range(number):
+        saved(root / "Train" / "Image" / f"ISIC_{index:07d}.jpg", colour())
+        saved(root / "Train" / "Mask" / f"ISIC_{index:07d}.png", square())
+    return root
+
+
+def test_the_course_draws_all_splits_from_its_training_folder(tmp_path):
+    data = Course(root=str(course_folder(tmp_path)), **SMALL)
+    with pytest.warns(UserWarning, match="has 10 images; the full dataset has 1087"):
+        data.setup()
+    assert {split: len(pictures) for split, pictures in data.splits.items()} == {"train": 6, "val": 2, "test": 2}
+    assert len({name for found in names(data).values() for name in found}) == 10
+
+
+def test_the_real_course_stand_in_has_1087_images(real_data):
+    data = Course(root=str(real_data("a0-2025-standin") / "Dataset"), **SMALL)
+    records = data.records()
+    assert {split: len(found) for split, found in records.items()} == {"train": 695, "val": 174, "test": 218}
+    assert all(record.mask.is_file() for found in records.values() for record in found)
+
+
+def nerve_masks():
+    """Two images of each of five subjects; the second of each is empty."""
+    return {
+        f"{subject}_{number}": square(42, 58) > 0 if number == 1 else np.zeros((42, 58), bool)
+        for subject in range(1, 6)
+        for number in (1, 2)
+    }
+
+
+def nerve_folder(root, as_files: bool):
+    rows = ["subject,img,pixels"]
+    for name, mask in nerve_masks().items():
+        saved(root / "train" / f"{name}.tif", colour(42, 58)[..., 0])
+        if as_files:
+            saved(root / "train" / f"{name}_mask.tif", mask.astype(np.uint8) * 255)
+        rows.append(f"{name.replace('_', ',')},{to_run_lengths(mask)}")
+    (root / "train_masks.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def nerve(root) -> Nerve:
+    data = Nerve(root=str(root), **{"size": None, "channels": 1, "batch_size": 2})
+    with pytest.warns(UserWarning, match="has 10 images; the full dataset has 5635"):
+        data.setup()
+    return data
+
+
+@pytest.mark.parametrize("as_files", [True, False])
+def test_nerve_masks_are_read_from_files_or_from_run_lengths(tmp_path, as_files):
+    data = nerve(nerve_folder(tmp_path, as_files))
+    pictures = [picture for split in data.splits.values() for picture in split.pictures]
+    assert {picture.name: picture.mask.tolist() for picture in pictures} == {
+        name: mask.astype(int).tolist() for name, mask in nerve_masks().items()
+    }
+    assert pictures[0].image.shape == (42, 58, 1)
+
+
+def test_a_subject_of_nerve_is_never_divided(tmp_path):
+    groups = [{p.group for p in split.pictures} for split in nerve(nerve_folder(tmp_path, True)).splits.values()]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("subject,img", "subject;img"), "columns must be subject, img, pixels"),
+        (lambda text: text.replace("3,1,", "9,1,"), "Images without a row: 3_1.tif; rows without an image: 9_1"),
+        (lambda text: text + "1,1,\n", "1 images stand there twice"),
+        (lambda text: text.replace("1,1,", "1,1,7 "), "1_1: run lengths are pairs"),
+        (lambda text: text.replace("1,1,", "1,1,2400 90 "), "1_1: run lengths leave the image"),
+        (lambda text: text.replace("1,1,", "1,1,1 900 "), "1_1: run lengths overlap"),
+    ],
+)
+def test_what_is_wrong_with_run_lengths_is_said(tmp_path, change, message):
+    file = nerve_folder(tmp_path, as_files=False) / "train_masks.csv"
+    file.write_text(change(file.read_text()))
+    data = Nerve(root=str(tmp_path), **SMALL | {"channels": 1})
+    with pytest.raises(BadInput, match=message), pytest.warns(UserWarning, match="10 images"):
+        data.setup()
+
+
+def test_nerve_without_masks_says_what_it_needs(tmp_path):
+    (nerve_folder(tmp_path, as_files=False) / "train_masks.csv").unlink()
+    with (
+        pytest.raises(BadInput, match=r"neither train/\*_mask.tif nor train_masks.csv"),
+        pytest.warns(UserWarning, match="10 images"),
+    ):
+        Nerve(root=str(tmp_path), **SMALL).records()
+
+
+def own_folder(root, ending="_mask", suffix=".png", number=6):
+    for index in range(number):
+        saved(root / "images" / f"scan {index}.jpg", colour())
+        saved(root / "masks" / f"scan {index}{ending}{suffix}", square())
+    return root
+
+
+def own(root, **changes) -> Folder:
+    paths = {"images": str(root / "images"), "masks": str(root / "masks")}
+    data = Folder(**paths | SMALL | changes)
+    data.setup()
+    return data
+
+
+@pytest.mark.parametrize("ending", ["", "_mask", "_segmentation"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".gif"])
+def test_two_folders_are_paired_by_name(tmp_path, ending, suffix):
+    data = own(own_folder(tmp_path, ending, suffix))
+    assert sum(len(split) for split in data.splits.values()) == 6
+    assert all(picture.mask.any() for picture in data.splits["train"].pictures)
+
+
+def test_images_and_masks_may_lie_in_one_folder(tmp_path):
+    for index in range(4):
+        saved(tmp_path / f"{index}.png", colour())
+        saved(tmp_path / f"{index}_mask.png", square())
+    data = own(tmp_path, images=str(tmp_path), masks=str(tmp_path))
+    assert sum(len(split) for split in data.splits.values()) == 4
+
+
+def test_what_does_not_pair_is_listed_in_one_message(tmp_path):
+    root = own_folder(tmp_path)
+    (root / "masks" / "scan 1_mask.png").unlink()
+    saved(root / "masks" / "scan 2.png", square())
+    saved(root / "images" / "SCAN 3.jpg", colour())
+    (root / "images" / "notes.txt").write_text("passed over")
+    with pytest.raises(BadInput) as error:
+        own(root)
+    message = str(error.value)
+    assert "scan 1.jpg: one mask is needed" in message
+    assert "got scan 2.png, scan 2_mask.png" in message
+    assert "SCAN 3.jpg, scan 3.jpg: names must differ in more than case and kind" in message
+    assert "notes" not in message
+
+
+def pairs_table(root, text):
+    own_folder(root)
+    (root / "pairs.csv").write_text(text)
+    return str(root / "pairs.csv")
+
+
+def rows_of(*cells):
+    return "".join(f"images/scan {i}.jpg,masks/scan {i}_mask.png{more}\n" for i, more in enumerate(cells))
+
+
+def test_a_table_says_groups_and_splits(tmp_path):
+    text = "image,mask,group,split\n" + rows_of(",a,train", ",a,train", ",b,val", ",c,test", ",,test")
+    data = own(tmp_path, pairs=pairs_table(tmp_path, text))
+    assert [[p.group for p in split.pictures] for split in data.splits.values()][:2] == [["a", "a"], ["b"]]
+    assert len(data.splits["test"]) == 2
+
+
+def test_a_group_of_a_table_is_never_divided(tmp_path):
+    text = "image,mask,group\n" + rows_of(",a", ",a", ",b", ",b", ",c", ",c")
+    data = own(tmp_path, pairs=pairs_table(tmp_path, text))
+    groups = [{p.group for p in split.pictures} for split in data.splits.values()]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("picture,mask\n", "columns must be image, mask and perhaps group, split; got picture, mask"),
+        ("image,mask\n" + rows_of("") + "images/x.jpg,\n", "line 3 needs an image, a mask"),
+        ("image,mask\n" + rows_of("") * 2, "line 3: images/scan 0.jpg stands there twice"),
+        ("image,mask,split\n" + rows_of(",train", ",valid"), "split must be train, val, test; got valid"),
+        ("image,mask,split\n" + rows_of(",train", ","), r"got \(empty\)"),
+        ("image,mask,group,split\n" + rows_of(",a,train", ",b,val", ",a,test"), "group a is in train and in test"),
+        ("image,mask,split\n" + rows_of(",train", ",val"), "Folder: the test split has no image"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said(tmp_path, text, message):
+    with pytest.raises(BadInput, match=message):
+        own(tmp_path, pairs=pairs_table(tmp_path, text))
+
+
+def test_a_table_in_another_encoding_is_refused(tmp_path):
+    file = pairs_table(tmp_path, "")
+    Path(file).write_bytes(b"image,mask\n\xe9.jpg,x.png\n")
+    with pytest.raises(BadInput, match=r"cannot be read \(UnicodeDecodeError"):
+        own(tmp_path, pairs=file)
+
+
+def test_folders_that_are_not_there_or_hold_nothing_are_named(tmp_path):
+    with pytest.raises(BadInput, match="images: no such folder"):
+        own(tmp_path)
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(BadInput, match=r"images holds no image; known are .png"):
+        own(tmp_path)
+    with pytest.raises(ValueError, match=r"dataset.images and dataset.masks must both be given, or dataset.pairs"):
+        Folder(images=None, masks=None, **SMALL)
 
 
 # --- what is wrong ----------------------------------------------------------------------------------------------------

@@ -387,7 +387,7 @@ class ImageMaskData(LightningDataModule):
         )
 
 
-def files(folder: Path, suffix: str, expected: int, archive: str) -> list[Path]:
+def files(folder: Path, suffix: str, expected: int, archive: str, but: str | None = None) -> list[Path]:
     """List the images of a folder, sorted by name.
 
     Args:
@@ -395,11 +395,12 @@ def files(folder: Path, suffix: str, expected: int, archive: str) -> list[Path]:
         suffix: How their names end.
         expected: How many the full dataset has there; another number is allowed, with a warning.
         archive: What to unpack there, for the message.
+        but: How the names of files end that are left out, or None.
 
     Raises:
         BadInput: If there is none.
     """
-    found = sorted(folder.glob(f"*{suffix}"))
+    found = sorted(path for path in folder.glob(f"*{suffix}") if but is None or not path.name.endswith(but))
     if not found:
         raise BadInput(
             f"no {suffix} image in {folder}; expected {expected}. Unpack {archive} there, or set dataset.root."

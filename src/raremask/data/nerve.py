@@ -1,0 +1,100 @@
+"""Ultrasound nerve segmentation (Kaggle 2016): grayscale images of necks, of which about 60 % show no nerve."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from raremask import BadInput, masks
+from raremask.data import splits
+from raremask.data.base import ImageMaskData, Record, files
+from raremask.data.readers import read_image
+
+
+@dataclass(frozen=True)
+class RunLengths(Record):
+    """A record whose mask is written as run lengths.
+
+    Args:
+        runs: Starts and lengths, as :func:`raremask.masks.from_run_lengths` takes them; empty for an empty mask.
+    """
+
+    runs: str = ""
+
+
+class Nerve(ImageMaskData):
+    """The competition's layout: `train/<subject>_<number>.tif`, 580 x 420 pixels, and masks in one of two ways.
+
+    Masks are the files `train/<subject>_<number>_mask.tif` or, where there are none, the run lengths of
+    `train_masks.csv` (columns `subject`, `img`, `pixels`; an empty cell is an empty mask). A subject is never divided:
+    64 / 16 / 20 % of them go to training, validation and test. The competition's `test` has no masks and is not read.
+
+    Args:
+        root: The folder with `train` and `train_masks.csv`.
+        split_seed: Decides which subject goes where; apart from the run's seed, so that runs compare.
+        **shared: As in :class:`~raremask.data.base.ImageMaskData`.
+
+    Source:
+        https://www.kaggle.com/competitions/ultrasound-nerve-segmentation
+    """
+
+    def __init__(self, root: str, split_seed: int = 0, **shared):
+        super().__init__(**shared)
+        self.root, self.split_seed = Path(root), split_seed
+
+    def records(self) -> dict[str, list[Record]]:
+        """Return the records of the three splits.
+
+        Raises:
+            BadInput: If there is no image, a name is not `<subject>_<number>`, or masks are missing.
+        """
+        folder, listed = self.root / "train", self.root / "train_masks.csv"
+        drawn = sorted(folder.glob("*_mask.tif"))
+        images = files(folder, ".tif", 5635, "the competition's archive", but="_mask.tif")
+        foreign = [path.name for path in images if not all(part.isdigit() for part in path.stem.split("_", 1))]
+        if foreign:
+            raise BadInput(f"{folder}: images are named <subject>_<number>.tif; got {', '.join(foreign[:5])}.")
+        images.sort(key=lambda path: [int(part) for part in path.stem.split("_")])
+        if drawn:
+            records = [Record(path.stem, _subject(path), path, folder / f"{path.stem}_mask.tif") for path in images]
+        else:
+            runs = _run_lengths(listed)
+            missing = [path.name for path in images if path.stem not in runs]
+            extra = sorted(set(runs) - {path.stem for path in images})
+            if missing or extra:
+                raise BadInput(
+                    f"{listed} and {folder} do not agree. Images without a row: {', '.join(missing[:5]) or 'none'}; "
+                    f"rows without an image: {', '.join(extra[:5]) or 'none'}."
+                )
+            records = [RunLengths(path.stem, _subject(path), path, listed, runs=runs[path.stem]) for path in images]
+        return splits.by_group(records, [record.group for record in records], self.split_seed)
+
+    def arrays(self, record: Record) -> tuple[np.ndarray, np.ndarray, None]:
+        """Return one image and its mask, from its file or its run lengths."""
+        if not isinstance(record, RunLengths):
+            return super().arrays(record)
+        image = read_image(record.image, self.channels)
+        try:
+            return image, masks.from_run_lengths(record.runs, image.shape[:2]), None
+        except ValueError as error:
+            raise BadInput(f"{record.mask}: {record.name}: {error}") from error
+
+
+def _subject(path: Path) -> str:
+    return path.stem.split("_")[0]
+
+
+def _run_lengths(path: Path) -> dict[str, str]:
+    """Run lengths by image name, `<subject>_<img>`."""
+    if not path.is_file():
+        raise BadInput(f"{path.parent} has neither train/*_mask.tif nor {path.name}: there are no masks.")
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames != ["subject", "img", "pixels"]:
+            raise BadInput(f"{path}: columns must be subject, img, pixels; got {reader.fieldnames}.")
+        rows = [(f"{row['subject']}_{row['img']}", row["pixels"] or "") for row in reader]
+    runs = dict(rows)
+    if len(runs) < len(rows):
+        raise BadInput(f"{path}: {len(rows) - len(runs)} images stand there twice.")
+    return runs

@@ -1,0 +1,102 @@
+"""Finds the mask of each image by its name."""
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from raremask import BadInput
+
+KINDS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
+ENDINGS = ("", "_mask", "_segmentation")  # what may follow an image's stem in the name of its mask
+COLUMNS = ("image", "mask", "group", "split")
+SHOWN = 10  # names in a message
+
+
+def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
+    """Pair the images of a folder with the masks of a folder, which may be the same one.
+
+    A mask is called like its image, or that and `_mask` or `_segmentation`; the kinds of file may differ. Hidden files
+    and files that are no images are passed over.
+
+    Args:
+        images: Folder of the images.
+        masks: Folder of the masks.
+
+    Returns:
+        Image and mask of each pair, sorted by name.
+
+    Raises:
+        BadInput: If a folder has no image, an image no mask or several, or names differ in nothing but case or kind.
+    """
+    pictures, drawn = _pictures(images), _pictures(masks)
+    if images.resolve() == masks.resolve():
+        pictures = [path for path in pictures if not path.stem.endswith(ENDINGS[1:])]
+        drawn = [path for path in drawn if path.stem.endswith(ENDINGS[1:])]
+    problems = [*_alike(pictures), *_alike(drawn)]
+    by_stem = {path.stem: path for path in drawn}
+    found = []
+    for picture in pictures:
+        fitting = [by_stem[picture.stem + ending] for ending in ENDINGS if picture.stem + ending in by_stem]
+        if len(fitting) == 1:
+            found.append((picture, fitting[0]))
+        else:
+            names = ", ".join(path.name for path in fitting) or f"none of {picture.stem}[_mask|_segmentation].* there"
+            problems.append(f"{picture}: one mask is needed in {masks}; got {names}")
+    _refuse(problems, f"images in {images} and masks in {masks} do not pair")
+    return found
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """Read a CSV table of pairs: columns `image` and `mask`, perhaps `group` and `split`; paths from its own folder.
+
+    Args:
+        path: The table, UTF-8.
+
+    Returns:
+        A row for each pair; `image` and `mask` as full paths.
+
+    Raises:
+        BadInput: If the table cannot be read, has other columns, a row without image or mask, or an image twice.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
+    if not {"image", "mask"} <= set(columns) or not set(columns) <= set(COLUMNS):
+        raise BadInput(f"{path}: columns must be image, mask and perhaps group, split; got {', '.join(columns)}.")
+    problems, seen = [], set()
+    for number, row in enumerate(rows, start=2):
+        if None in row or not row["image"] or not row["mask"]:
+            problems.append(f"line {number} needs an image, a mask and as many cells as there are columns")
+        elif row["image"] in seen:
+            problems.append(f"line {number}: {row['image']} stands there twice")
+        seen.add(row["image"])
+    _refuse(problems, f"{path} cannot be used")
+    return [row | {key: str(path.parent / row[key]) for key in ("image", "mask")} for row in rows]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """The images of a folder, sorted by name."""
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in KINDS and path.name[0] != ".")
+    if not found:
+        raise BadInput(f"{folder} holds no image; known are {', '.join(KINDS)}.")
+    return found
+
+
+def _alike(paths: Iterable[Path]) -> list[str]:
+    """What is wrong with names that differ only in case or kind: on other machines they are one file."""
+    same = defaultdict(list)
+    for path in paths:
+        same[path.stem.lower()].append(path.name)
+    return [f"{', '.join(names)}: names must differ in more than case and kind" for names in same.values() if names[1:]]
+
+
+def _refuse(problems: list[str], what: str) -> None:
+    if problems:
+        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise BadInput(f"{what}:\n" + "\n".join(f"  {problem}" for problem in problems[:SHOWN]) + more)
