@@ -88,7 +88,7 @@ def shapes(seed: int, size: tuple[int, int] = (40, 50)) -> np.ndarray:
     return canvas
 
 
-@pytest.mark.parametrize("operation", ["distance", "proximity", "skeleton", "worst_first"])
+@pytest.mark.parametrize("operation", ["distance", "distance_to_other_class", "proximity", "skeleton", "worst_first"])
 def test_what_the_compiler_is_told_of_an_operation_is_true(operation):
     mask = batch(shapes(0)).transpose(2, 3)  # not contiguous
     arguments = {"proximity": (mask, 2.0), "worst_first": (torch.rand(3, 50),)}.get(operation, (mask,))

@@ -119,8 +119,26 @@ def distance_to_other_class(mask: Tensor) -> Tensor:
     >>> distance_to_other_class(torch.tensor([[[[1, 1, 0, 0]]]]))
     tensor([[[[2., 1., 1., 2.]]]])
     """
-    distance = torch.maximum(distance_to_foreground(mask), distance_to_foreground(mask == 0))
+    if mask.device.type == "cpu":
+        return _distance_to_other_class_on_cpu(mask)
+    distance = torch.maximum(distance_by_minimum(mask), distance_by_minimum(mask == 0))
     return distance.masked_fill_(distance.isinf(), 0)
+
+
+@torch.library.custom_op("raremask::distance_to_other_class", mutates_args=())
+def _distance_to_other_class_on_cpu(mask: Tensor) -> Tensor:
+    background = np.ascontiguousarray((mask == 0).numpy()).view(np.uint8)
+    distance = np.zeros(background.shape, np.float32)
+    for image, out in zip(background[:, 0], distance[:, 0], strict=True):
+        if image.any() and not image.all():
+            cv2.distanceTransform(image, cv2.DIST_L2, cv2.DIST_MASK_PRECISE, dst=out)
+            out += cv2.distanceTransform(1 - image, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)  # where the other is 0
+    return torch.from_numpy(distance)
+
+
+@_distance_to_other_class_on_cpu.register_fake
+def _(mask: Tensor) -> Tensor:
+    return torch.empty(mask.shape, dtype=torch.float32, device=mask.device)
 
 
 @torch.no_grad()

@@ -193,8 +193,9 @@ class HausdorffDT(nn.Module):
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the scalar loss of `logits` and `mask`, both `(B, 1, H, W)`."""
         logits, mask = full_precision(logits, mask)
-        far = masks.distance_to_other_class(mask).pow_(self.alpha)
-        far += masks.distance_to_other_class(logits > 0).pow_(self.alpha)
+        with torch.no_grad():
+            far = masks.distance_to_other_class(mask).pow_(self.alpha)
+            far += masks.distance_to_other_class(logits > 0).pow_(self.alpha)
         return ((torch.sigmoid(logits) - mask).square() * far).mean()
 
 

@@ -1,6 +1,7 @@
 """Losses that look at how far two regions overlap."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -425,7 +426,8 @@ def _worst_first(errors: Tensor) -> Tensor:
 
 @torch.library.custom_op("raremask::worst_first", mutates_args=())  # NumPy sorts with vector instructions, PyTorch not
 def _worst_first_on_cpu(errors: Tensor) -> Tensor:
-    return torch.from_numpy(np.argsort(-errors.numpy(), axis=1))
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return torch.from_numpy(np.stack(list(pool.map(np.argsort, -errors.numpy()))))
 
 
 @_worst_first_on_cpu.register_fake
