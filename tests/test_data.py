@@ -10,6 +10,7 @@ import tifffile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -17,7 +18,7 @@ from conftest import ROOT
 from raremask import BadInput
 from raremask.data import splits
 from raremask.data.augment import Augment
-from raremask.data.base import Pictures, SeededSampler, ShareSampler
+from raremask.data.base import Pictures, SeededSampler, ShareSampler, letterbox
 from raremask.data.course import Course
 from raremask.data.cvc import CVC, LAST_FRAMES, sequence
 from raremask.data.drive import DRIVE
@@ -26,6 +27,7 @@ from raremask.data.isic2018 import ISIC2018
 from raremask.data.nerve import Nerve
 from raremask.data.phantom import Phantom
 from raremask.data.readers import read_image, read_mask
+from raremask.inference import to_native
 from raremask.masks import to_run_lengths
 
 SMALL = {"size": (32, 40), "channels": 3, "batch_size": 4}
@@ -224,6 +226,60 @@ def test_isic_takes_its_official_folders_as_splits(tmp_path):
         "has 2 images; the full dataset has 1000 there.",
     ]
     assert [len(pictures) for pictures in data.splits.values()] == [3, 1, 2]
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+sides = st.integers(1, 70)
+
+
+@given(sides, sides, sides, sides)
+def test_a_padded_picture_keeps_its_proportions_and_touches_two_sides(height, width, native_height, native_width):
+    top, left, tall, wide = letterbox((height, width), (native_height, native_width))
+    assert tall == height or wide == width
+    assert 0 <= top <= height - tall
+    assert 0 <= left <= width - wide
+    assert abs(height - tall - 2 * top) <= 1  # in the middle
+    scale = min(height / native_height, width / native_width)
+    assert abs(tall - native_height * scale) <= max(0.5, 1 - native_height * scale)
+    assert abs(wide - native_width * scale) <= max(0.5, 1 - native_width * scale)
+
+
+@given(sides, sides, sides, sides)
+def test_what_is_padded_comes_back_to_native_size_and_no_padding_with_it(height, width, native_height, native_width):
+    box = letterbox((height, width), (native_height, native_width))
+    top, left, tall, wide = box
+    probability = torch.zeros(1, 1, height, width)
+    probability[..., top : top + tall, left : left + wide] = 1
+    for inside in (probability, 1 - probability):  # all foreground, and all background beside painted padding
+        native = to_native(inside, (native_height, native_width), box)
+        assert native.shape[-2:] == (native_height, native_width)
+        torch.testing.assert_close(native, torch.full_like(native, inside[0, 0, top, left].item()))
+
+
+@given(st.integers(1, 4), arrays.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.booleans())
+def test_a_mask_enlarged_by_a_whole_factor_comes_back_exactly(factor, mask, padded):
+    height, width = (factor * side for side in mask.shape)
+    size = (height + 5, width) if padded else (height, width)
+    box = letterbox(size, mask.shape)
+    top, left, tall, wide = box
+    assert (tall, wide) == (height, width)
+    probability = torch.zeros(1, 1, *size)
+    enlarged = np.kron(mask, np.ones((factor, factor)))
+    probability[..., top : top + tall, left : left + wide] = torch.from_numpy(enlarged).float()
+    assert np.array_equal(to_native(probability, mask.shape, box)[0, 0].numpy() > 0.5, mask)
+
+
+def test_a_padded_dataset_serves_proportions_black_around_and_native_masks(tmp_path):
+    data = own(own_folder(tmp_path), size=(32, 64), resize="pad")  # pictures of 24 x 30 become 32 x 40
+    sample = data.splits["test"][0]
+    assert sample["box"] == (0, 12, 32, 40)
+    assert sample["image"].shape == (3, 32, 64)
+    assert sample["image"][..., :12].sum() == sample["image"][..., 52:].sum() == 0
+    assert sample["image"][..., 12:52].min(dim=0).values.max() > 0
+    assert sample["native_mask"].shape == (1, 24, 30)
+    native = to_native(sample["mask"][None], (24, 30), sample["box"]) > 0.5
+    assert (native[0] != sample["native_mask"]).float().mean() < 0.05
 
 
 # --- other layouts ----------------------------------------------------------------------------------------------------

@@ -128,8 +128,9 @@ class Segmenter(LightningModule):
         """Count each image at its native size."""
         probability = torch.sigmoid(logits.float())
         valids = batch.get("native_valid", [None] * len(probability))
-        for image, index, mask, valid in zip(probability, batch["index"], batch["native_mask"], valids, strict=True):
-            painted = to_native(image[None], mask.shape[-2:]) > self.threshold
+        samples = zip(probability, batch["index"], batch["box"], batch["native_mask"], valids, strict=True)
+        for image, index, box, mask, valid in samples:
+            painted = to_native(image[None], mask.shape[-2:], box) > self.threshold
             self.counts[f"{split}_counts"].update(index[None], count(painted, mask[None]))
             if valid is not None:
                 self.counts_fov[f"{split}_counts"].update(index[None], count(painted, mask[None], valid[None]))

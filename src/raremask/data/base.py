@@ -60,6 +60,7 @@ class Picture:
         mask: `(H, W)` uint8 of 0 and 1 at the network's size.
         valid: `(H, W)` uint8 of 0 and 1 at the network's size, or None.
         size: Native height and width in pixels.
+        box: Where the picture lies at the network's size: top, left, height, width. What is outside is padding.
         packed: The native mask, eight pixels a byte; None in training, which does not need it.
         packed_valid: The native validity mask, likewise, or None.
     """
@@ -70,6 +71,7 @@ class Picture:
     mask: np.ndarray
     valid: np.ndarray | None
     size: tuple[int, int]
+    box: tuple[int, int, int, int]
     packed: np.ndarray | None
     packed_valid: np.ndarray | None
 
@@ -126,8 +128,9 @@ class Pictures(Dataset):
     """The pictures of one split as samples.
 
     A sample holds `image` `(C, H, W)` float32 in [0, 1], `mask` `(1, H, W)` float32 of 0 and 1, `valid` `(1, H, W)`
-    boolean where the dataset has one, `index`, `name`, `group` and `size` (native height, width). With `native` it
-    also holds `native_mask` and, where there is one, `native_valid`, `(1, height, width)` boolean.
+    boolean where the dataset has one, `index`, `name`, `group`, `size` (native height, width) and `box` (top, left,
+    height, width of the picture within the image). With `native` it also holds `native_mask` and, where there is one,
+    `native_valid`, `(1, height, width)` boolean.
 
     Args:
         pictures: What is served.
@@ -155,6 +158,7 @@ class Pictures(Dataset):
             "name": picture.name,
             "group": picture.group,
             "size": picture.size,
+            "box": picture.box,
         }
         if picture.valid is not None:
             sample["valid"] = torch.from_numpy(np.ascontiguousarray(masks[1]))[None].bool()
@@ -240,6 +244,7 @@ class ImageMaskData(LightningDataModule):
     Args:
         size: Height and width in pixels at which the network works; None keeps the native size, which must then be
             the same for all images. Images are resized by area or bilinearly, masks by nearest neighbour.
+        resize: `stretch` fills the size; `pad` keeps the proportions and fills up with black, which is background.
         channels: 1 (grayscale) or 3 (RGB).
         batch_size: Images per step and process.
         workers: Processes that augment; 0 does it in the main process. The batches are the same.
@@ -253,6 +258,7 @@ class ImageMaskData(LightningDataModule):
         channels: int,
         batch_size: int,
         workers: int = 0,
+        resize: str = "stretch",
         augment: Transform | None = None,
         seed: int = 0,
     ):
@@ -261,11 +267,13 @@ class ImageMaskData(LightningDataModule):
             raise ValueError(f"channels must be 1 (grayscale) or 3 (RGB); got {channels}")
         if size is not None and (not hasattr(size, "__len__") or len(size) != 2 or min(size) < 1):
             raise ValueError(f"size must be [height, width] in pixels, or null for the native size; got {size}")
+        if resize not in ("stretch", "pad"):
+            raise ValueError(f"resize must be stretch or pad; got {resize!r}")
         if batch_size < 1 or workers < 0:
             raise ValueError(f"batch_size must be 1 or more, workers 0 or more; got {batch_size} and {workers}")
         self.size = None if size is None else (int(size[0]), int(size[1]))
         self.channels, self.batch_size, self.workers = channels, batch_size, workers
-        self.augment, self.seed = augment, seed
+        self.resize, self.augment, self.seed = resize, augment, seed
         self.splits: dict[str, Pictures] = {}
 
     def records(self) -> dict[str, list[Record]]:
@@ -331,13 +339,19 @@ class ImageMaskData(LightningDataModule):
             if other is not None and other.shape != image.shape[:2]:
                 return f"{file}: {_by(other.shape)} pixels, but {record.image} has {_by(image.shape[:2])}"
         size = self.size or image.shape[:2]
+        box = letterbox(size, image.shape[:2]) if self.resize == "pad" else (0, 0, *size)
+
+        def fitted(pixels: np.ndarray, interpolation: int) -> np.ndarray:
+            return _pad(_resize(pixels, box[2:], interpolation), size, box)
+
         return Picture(
             name=record.name,
             group=record.group,
-            image=_resize(image, size, _interpolation(image.shape, size)),
-            mask=_resize(mask.astype(np.uint8), size, cv2.INTER_NEAREST_EXACT),
-            valid=None if valid is None else _resize(valid.astype(np.uint8), size, cv2.INTER_NEAREST_EXACT),
+            image=fitted(image, _interpolation(image.shape, box[2:])),
+            mask=fitted(mask.astype(np.uint8), cv2.INTER_NEAREST_EXACT),
+            valid=None if valid is None else fitted(valid.astype(np.uint8), cv2.INTER_NEAREST_EXACT),
             size=image.shape[:2],
+            box=box,
             packed=np.packbits(mask) if native else None,
             packed_valid=np.packbits(valid) if native and valid is not None else None,
         )
@@ -408,6 +422,34 @@ def files(folder: Path, suffix: str, expected: int, archive: str, but: str | Non
     if len(found) != expected:
         warnings.warn(f"{folder} has {len(found)} images; the full dataset has {expected} there.", stacklevel=3)
     return found
+
+
+def letterbox(size: tuple[int, int], native: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Say where a picture lies that is made as large as fits, in proportion, and put into the middle.
+
+    Args:
+        size: Height and width that it must fit into.
+        native: Its own height and width.
+
+    Returns:
+        Top, left, height and width in pixels.
+
+    >>> letterbox(size=(100, 100), native=(50, 20))
+    (0, 30, 100, 40)
+    """
+    scale = min(size[0] / native[0], size[1] / native[1])
+    height, width = (min(max(1, round(side * scale)), most) for side, most in zip(native, size, strict=True))
+    return (size[0] - height) // 2, (size[1] - width) // 2, height, width
+
+
+def _pad(pixels: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int]) -> np.ndarray:
+    """Put a picture into its box; zeros around it."""
+    top, left, height, width = box
+    if (height, width) == tuple(size):
+        return pixels
+    padded = np.zeros((*size, *pixels.shape[2:]), pixels.dtype)
+    padded[top : top + height, left : left + width] = pixels
+    return padded
 
 
 def _by(shape: tuple[int, ...]) -> str:
