@@ -5,6 +5,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import hypothesis
 import matplotlib as mpl
 import pytest
 
@@ -12,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("RAREMASK_DATA", ROOT / "data"))
 
 mpl.use("Agg")
+hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("unhurried")
 
 #: Small enough that a run takes a second or two.
 TINY = (
