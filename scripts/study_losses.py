@@ -38,10 +38,6 @@ AUTO = {
     # the constant is S-/S+; `auto` ends at 100, so elsewhere the two are the same
     "weighted_bce": ("loss.pos_weight=199", "loss.pos_weight=auto", (0.005,), ""),
 }
-EMPTY = {
-    loss: {empty: [f"loss={loss}", f"loss.empty={empty}"] for empty in ("zero", "background")}
-    for loss in ("dynamit", "dynamit_image")
-}
 
 
 def common(sweep: str) -> list[str]:
@@ -68,10 +64,8 @@ def read_status(run: Path) -> dict:
 
 def finished(folder: Path) -> list[Path]:
     """Return the runs that are done, by seed."""
-    runs = [file.parent for file in folder.glob("*/status.json")]
-    return sorted(
-        (run for run in runs if read_status(run)["state"] == "done"), key=lambda run: read_status(run)["seed"]
-    )
+    done = [file.parent for file in folder.glob("*/status.json") if read_status(file.parent)["state"] == "done"]
+    return sorted(done, key=lambda run: read_status(run)["seed"])
 
 
 def tables(folder: Path) -> list[np.ndarray]:
@@ -147,9 +141,10 @@ def study_empty() -> list[str]:
         "| loss | empty | Dice | Dice with foreground | false alarms |",
         "|---|---|---|---|---|",
     ]
-    for loss, arms in EMPTY.items():
-        for empty, overrides in arms.items():
-            folder = run(f"study_empty/{loss}_{empty}", "dataset.empty=0.6", "dataset.foreground=0.05", *overrides)
+    for loss in ("dynamit", "dynamit_image"):
+        for empty in ("zero", "background"):
+            overrides = ("dataset.empty=0.6", "dataset.foreground=0.05", f"loss={loss}", f"loss.empty={empty}")
+            folder = run(f"study_empty/{loss}_{empty}", *overrides)
             scores = (dice(folder), dice_of_filled(folder), false_alarms(folder))
             lines.append(f"| {loss} | {empty} | {' | '.join(map(spread, scores))} |")
     return lines

@@ -18,7 +18,7 @@ from conftest import ROOT
 from raremask import BadInput
 from raremask.data import splits
 from raremask.data.augment import Augment
-from raremask.data.base import Pictures, SeededSampler, ShareSampler, letterbox
+from raremask.data.base import letterbox
 from raremask.data.course import Course
 from raremask.data.cvc import CVC, LAST_FRAMES, sequence
 from raremask.data.drive import DRIVE
@@ -27,8 +27,9 @@ from raremask.data.isic2018 import ISIC2018
 from raremask.data.nerve import Nerve
 from raremask.data.phantom import Phantom
 from raremask.data.readers import read_image, read_mask
+from raremask.data.samples import Pictures, SeededSampler, ShareSampler
 from raremask.inference import to_native
-from raremask.masks import to_run_lengths
+from raremask.runlengths import to_run_lengths
 
 SMALL = {"size": (32, 40), "channels": 3, "batch_size": 4}
 
@@ -643,7 +644,7 @@ def test_processes_share_the_images_without_doubling_or_losing_one(length, world
     seen, trained = [], []
     for rank in range(world):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("raremask.data.base._process", lambda rank=rank: (rank, world))
+            patch.setattr("raremask.data.samples.process", lambda rank=rank: (rank, world))
             evaluation, training = ShareSampler(length), SeededSampler(length, seed=0)
             assert len(list(evaluation)) == len(evaluation)
             assert len(list(training)) == len(training) == -(-length // world)

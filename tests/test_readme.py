@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 
 from conftest import ROOT
 from raremask import commandline  # noqa: F401  registers the resolvers
-from raremask.losses import check_loss
+from raremask.losses import check_loss, overlap
 
 TEXT = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^ {4}python src/(train|evaluate)\.py ?([^#\n]*)", TEXT, re.MULTILINE)
@@ -51,12 +51,11 @@ def test_every_room_stands_under_how_it_is_built():
         assert room in built
 
 
-def test_the_example_of_a_new_loss_keeps_the_contract(tmp_path):
+def test_the_example_of_a_new_loss_keeps_the_contract():
     code = re.search(r"```python\n(.*?)```", TEXT, re.DOTALL)[1]
-    room = (ROOT / "src/raremask/losses/overlap.py").read_text()
-    file = tmp_path / "example.py"
-    file.write_text(f"{room}\n\n{code}")
-    recall = runpy.run_path(str(file))["Recall"](smooth=1.0)
+    room = dict(vars(overlap))  # as if it stood at the end of that file
+    exec(code, room)
+    recall = room["Recall"](smooth=1.0)
     assert isinstance(recall, torch.nn.Module)
     assert check_loss(recall).broken == []
     assert "_target_: raremask.losses.overlap.Recall\nsmooth: 1.0" in TEXT

@@ -1,33 +1,29 @@
 """What all datasets share: reading once, checking everything, serving batches.
 
 A mask's way: a :class:`Record` says where it lies; :meth:`ImageMaskData.arrays` reads it; it is kept as a
-:class:`Picture`, at the network's size for the loss and packed at native size for the scores; :class:`Pictures` turns
-it into a sample, augmented in training; :func:`collate` makes batches of samples.
+:class:`~raremask.data.samples.Picture`, at the network's size for the loss and packed at native size for the scores,
+and served by that room.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
-from raremask import BadInput, masks
+from raremask import BadInput
 from raremask.data.readers import read_image, read_mask
+from raremask.data.samples import Picture, Pictures, SeededSampler, ShareSampler, Transform, collate, process
+from raremask.distances import thickness
 
 SPLITS = ("train", "val", "test")
-
-Transform = Callable[[np.ndarray, list[np.ndarray], int], tuple[np.ndarray, list[np.ndarray]]]
 
 
 @dataclass(frozen=True)
@@ -47,45 +43,6 @@ class Record:
     image: Path
     mask: Path
     valid: Path | None = None
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image in memory.
-
-    Args:
-        name: As in its record.
-        group: As in its record.
-        image: `(H, W, C)` uint8 at the network's size.
-        mask: `(H, W)` uint8 of 0 and 1 at the network's size.
-        valid: `(H, W)` uint8 of 0 and 1 at the network's size, or None.
-        size: Native height and width in pixels.
-        box: Where the picture lies at the network's size: top, left, height, width. What is outside is padding.
-        packed: The native mask, eight pixels a byte; None in training, which does not need it.
-        packed_valid: The native validity mask, likewise, or None.
-    """
-
-    name: str
-    group: str
-    image: np.ndarray
-    mask: np.ndarray
-    valid: np.ndarray | None
-    size: tuple[int, int]
-    box: tuple[int, int, int, int]
-    packed: np.ndarray | None
-    packed_valid: np.ndarray | None
-
-    def native_mask(self) -> Tensor:
-        """Return the mask as its file has it, `(1, height, width)` boolean."""
-        return _unpack(self.packed, self.size)
-
-    def native_valid(self) -> Tensor | None:
-        """Return the validity mask as its file has it, `(1, height, width)` boolean, or None."""
-        return None if self.packed_valid is None else _unpack(self.packed_valid, self.size)
-
-
-def _unpack(packed: np.ndarray, size: tuple[int, int]) -> Tensor:
-    return torch.from_numpy(np.unpackbits(packed, count=size[0] * size[1]).reshape(1, *size)).bool()
 
 
 class Foreground:
@@ -113,127 +70,15 @@ class Foreground:
 
     @cached_property
     def thickness(self) -> float:
-        """Mean over the images of :func:`raremask.masks.thickness`, in pixels.
+        """Mean over the images of :func:`raremask.distances.thickness`, in pixels.
 
         Raises:
             BadInput: If no image has both foreground and background.
         """
-        each = torch.cat([masks.thickness(torch.from_numpy(mask)[None, None]) for mask in self._drawn])
+        each = torch.cat([thickness(torch.from_numpy(mask)[None, None]) for mask in self._drawn])
         if each.isnan().all():
             raise BadInput("no training mask has both foreground and background, so `auto` has nothing to go by.")
         return float(each.nanmean())
-
-
-class Pictures(Dataset):
-    """The pictures of one split as samples.
-
-    A sample holds `image` `(C, H, W)` float32 in [0, 1], `mask` `(1, H, W)` float32 of 0 and 1, `valid` `(1, H, W)`
-    boolean where the dataset has one, `index`, `name`, `group`, `size` (native height, width) and `box` (top, left,
-    height, width of the picture within the image). With `native` it also holds `native_mask` and, where there is one,
-    `native_valid`, `(1, height, width)` boolean.
-
-    Args:
-        pictures: What is served.
-        augment: Called as `augment(image, masks, seed)`, or None.
-        native: Whether samples carry the native masks, which scores need and training does not.
-    """
-
-    def __init__(self, pictures: list[Picture], augment: Transform | None = None, native: bool = False):
-        self.pictures, self.augment, self.native = pictures, augment, native
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        """Return a sample: of an index as it is, of (index, seed) augmented."""
-        index, seed = key if isinstance(key, tuple) else (key, None)
-        picture = self.pictures[index]
-        image, masks = picture.image, [mask for mask in (picture.mask, picture.valid) if mask is not None]
-        if self.augment is not None and seed is not None:
-            image, masks = self.augment(image, masks, seed)
-        sample = {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(255),
-            "mask": torch.from_numpy(np.ascontiguousarray(masks[0]))[None].float(),
-            "index": index,
-            "name": picture.name,
-            "group": picture.group,
-            "size": picture.size,
-            "box": picture.box,
-        }
-        if picture.valid is not None:
-            sample["valid"] = torch.from_numpy(np.ascontiguousarray(masks[1]))[None].bool()
-        if self.native:
-            sample["native_mask"] = picture.native_mask()
-            if picture.valid is not None:
-                sample["native_valid"] = picture.native_valid()
-        return sample
-
-
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack what has one size (`image`, `mask`, `valid`, `index`); keep the rest as lists."""
-    batch = {key: [sample[key] for sample in samples] for key in samples[0]}
-    for key in ("image", "mask", "valid"):
-        if key in batch:
-            batch[key] = torch.stack(batch[key])
-    batch["index"] = torch.tensor(batch["index"])
-    return batch
-
-
-class SeededSampler(Sampler[tuple[int, int]]):
-    """Shuffles, and hands each index out with the seed of its augmentation.
-
-    Order and seeds follow from the seed and the epoch alone, in the main process: the same batches with any number of
-    workers, and in a resumed run. In a distributed training each process takes its share; the last ones are filled up
-    from the start, so that all processes make the same number of steps.
-
-    Args:
-        length: Number of samples.
-        seed: The run's seed.
-    """
-
-    def __init__(self, length: int, seed: int):
-        self.length, self.seed, self.epoch = length, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of this epoch; Lightning calls it before each."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        _, world = _process()
-        return -(-self.length // world)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        rank, world = _process()
-        random = np.random.default_rng([self.seed, self.epoch])
-        order = random.permutation(self.length)
-        seeds = random.integers(2**31, size=self.length)
-        for position in range(rank, len(self) * world, world):
-            index = int(order[position % self.length])
-            yield index, int(seeds[index])
-
-
-class ShareSampler(Sampler[int]):
-    """In order, each process its share of the images, none twice: scores must count each image once."""
-
-    def __init__(self, length: int):
-        self.length = length
-
-    def __len__(self) -> int:
-        return len(range(*self._range()))
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(*self._range()))
-
-    def _range(self) -> tuple[int, int, int]:
-        rank, world = _process()
-        return rank, self.length, world
-
-
-def _process() -> tuple[int, int]:
-    """Rank of this process and number of processes."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
 
 
 class ImageMaskData(LightningDataModule):
@@ -381,7 +226,7 @@ class ImageMaskData(LightningDataModule):
         return self._in_order("test")
 
     def _in_order(self, split: str) -> DataLoader:
-        dataset, (_, processes) = self.splits[split], _process()
+        dataset, (_, processes) = self.splits[split], process()
         if len(dataset) < processes:
             raise BadInput(
                 f"{len(dataset)} {split} images cannot be shared by {processes} processes; use fewer devices."

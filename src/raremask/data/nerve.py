@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from raremask import BadInput, masks
+from raremask import BadInput
 from raremask.data import splits
 from raremask.data.base import ImageMaskData, Record, files
 from raremask.data.readers import read_image
+from raremask.runlengths import from_run_lengths
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class RunLengths(Record):
     """A record whose mask is written as run lengths.
 
     Args:
-        runs: Starts and lengths, as :func:`raremask.masks.from_run_lengths` takes them; empty for an empty mask.
+        runs: Starts and lengths, as :func:`raremask.runlengths.from_run_lengths` takes them; empty for an empty mask.
     """
 
     runs: str = ""
@@ -76,7 +77,7 @@ class Nerve(ImageMaskData):
             return super().arrays(record)
         image = read_image(record.image, self.channels)
         try:
-            return image, masks.from_run_lengths(record.runs, image.shape[:2]), None
+            return image, from_run_lengths(record.runs, image.shape[:2]), None
         except ValueError as error:
             raise BadInput(f"{record.mask}: {record.name}: {error}") from error
 

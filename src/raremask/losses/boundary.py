@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raremask import masks
+from raremask import distances, masks
 from raremask.losses.adaptive import balance, class_counts
 from raremask.losses.overlap import ALL, EACH
 from raremask.losses.pixel import cross_entropy, full_precision
@@ -28,7 +28,7 @@ class BoundaryGaussian(nn.Module):
     Args:
         sigma: Reach of the lift in pixels at the network's size, more than 0. The thesis uses 2, and 4 on CVC. In a
             config `auto` stands for the fourth root of four times the thickness of the objects in the training split
-            (see :func:`raremask.masks.thickness`): 2.0 on DRIVE at 512 x 512 and 3.9 on CVC at 288 x 384 pixels.
+            (see :func:`raremask.distances.thickness`): 2.0 on DRIVE at 512 x 512 and 3.9 on CVC at 288 x 384 pixels.
 
     Raises:
         ValueError: If `sigma` is not positive.
@@ -58,7 +58,7 @@ class BoundaryGaussian(nn.Module):
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the scalar loss of `logits` and `mask`, both `(B, 1, H, W)`."""
         weight_foreground, weight_background = balance(*class_counts(mask, per_image=False))
-        lifted = masks.proximity(mask, self.sigma).add_(weight_background).clamp_(max=1)
+        lifted = distances.proximity(mask, self.sigma).add_(weight_background).clamp_(max=1)
         return cross_entropy(logits, mask, torch.where(mask != 0, weight_foreground, lifted))
 
 
@@ -153,7 +153,7 @@ class Surface(nn.Module):
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the scalar loss of `logits` and `mask`, both `(B, 1, H, W)`."""
         logits, _ = full_precision(logits, mask)
-        return (torch.sigmoid(logits) * masks.signed_distance(mask)).mean()
+        return (torch.sigmoid(logits) * distances.signed_distance(mask)).mean()
 
 
 class HausdorffDT(nn.Module):
@@ -194,8 +194,8 @@ class HausdorffDT(nn.Module):
         """Return the scalar loss of `logits` and `mask`, both `(B, 1, H, W)`."""
         logits, mask = full_precision(logits, mask)
         with torch.no_grad():
-            far = masks.distance_to_other_class(mask).pow_(self.alpha)
-            far += masks.distance_to_other_class(logits > 0).pow_(self.alpha)
+            far = distances.distance_to_other_class(mask).pow_(self.alpha)
+            far += distances.distance_to_other_class(logits > 0).pow_(self.alpha)
         return ((torch.sigmoid(logits) - mask).square() * far).mean()
 
 
