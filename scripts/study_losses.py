@@ -33,7 +33,7 @@ AUTO = {
     "focal_tversky": ("loss.alpha=0.3 loss.beta=0.7", "loss.alpha=auto loss.beta=auto", (0.005, 0.03, 0.15), ""),
     "boundary_gaussian": (
         *("loss.sigma=2", "loss.sigma=auto", (0.03, 0.1, 0.25)),
-        "dataset.kind=blob dataset.size=[160,160]",
+        "dataset.kind=polyp dataset.size=[160,160]",
     ),
     # the constant is S-/S+; `auto` ends at 100, so elsewhere the two are the same
     "weighted_bce": ("loss.pos_weight=199", "loss.pos_weight=auto", (0.005,), ""),
@@ -109,7 +109,7 @@ def study_auto() -> list[str]:
     lines = ["# Are automatic parameters worse than the published constants?", "", *setting("auto")]
     lines += [
         "Test Dice, mean ± standard deviation over the seeds; the difference is auto less constant, by seed.",
-        "boundary_gaussian is trained on blobs of 160 x 160 pixels, where objects are thick.",
+        "boundary_gaussian is trained on polyps of 160 x 160 pixels, where objects are thick.",
         "",
         "| loss | foreground | constant | Dice | auto | Dice | difference |",
         "|---|---|---|---|---|---|---|",

@@ -13,12 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from conftest import ROOT
 from raremask import BadInput, commandline  # noqa: F401  registers the resolvers
 from raremask.data.base import ImageMaskData
+from raremask.data.splits import Split
 from raremask.run import fill_auto
 
 CONF = ROOT / "conf"
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
-GIVEN_BY_RUN = {"augment", "seed", "self", "params", "optimizer"}  # what run.py and partials add
+GIVEN_BY_RUN = {"augment", "split", "seed", "self", "params", "optimizer"}  # what run.py and partials add
 
 
 @pytest.fixture
@@ -95,6 +96,10 @@ def test_a_choice_can_be_made(composed, group, choice):
         made(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0))
     elif group == "model":
         assert made.eval()(torch.rand(1, 3, 40, 50)).shape == (1, 1, 40, 50)
+
+
+def test_the_settings_of_the_split_are_spelled_in_full(composed):
+    assert set(composed().split) - {"_target_"} == set(parameters(Split))
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)

@@ -158,7 +158,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(run, command):
 
 def test_a_network_learns_phantoms_far_beyond_painting_nothing_or_everything(train):
     folder = train(
-        "dataset.kind=blob",
+        "dataset.kind=polyp",
         "dataset.size=[64,64]",
         "dataset.train=128",
         "dataset.val=16",

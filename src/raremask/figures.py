@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from raremask.data.leaks import Twins
+
 #: What becomes of a pixel, and its colour in RGB.
 COLOURS = {"TP": (0, 200, 0), "FP": (230, 0, 0), "FN": (230, 0, 230)}
 
@@ -81,6 +83,32 @@ def gallery(rows: Sequence[Row], heading: str = "") -> Figure:
     figure.legend(handles=patches, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     if heading:
         figure.suptitle(heading, fontsize=11)
+    return figure
+
+
+def twins(found: Sequence[Twins], titles: Sequence[str], images: Sequence[np.ndarray], most: int = 8) -> Figure:
+    """Draw pairs of images that are nearly the same, two pairs to a row.
+
+    Args:
+        found: The pairs; at least one.
+        titles: Stands over each image; the pairs count in it.
+        images: `(h, w, 1 or 3)` uint8 each.
+        most: How many pairs are drawn.
+
+    Returns:
+        A figure that belongs to no window.
+    """
+    shown = found[:most]
+    rows = -(-len(shown) // 2)
+    figure = Figure(figsize=(9, 0.6 + 2.3 * rows), layout="constrained")
+    axes = figure.subplots(rows, 4, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    sides = [(index, pair.likeness) for pair in shown for index in (pair.first, pair.second)]
+    for axis, (index, likeness) in zip(axes, sides, strict=False):
+        axis.imshow(images[index].squeeze(), cmap="gray", vmin=0, vmax=255)
+        axis.set_title(f"{titles[index]}\n{likeness:.2f}", fontsize=7)
+    figure.suptitle(f"Nearly the same: {len(shown)} of {len(found)} pairs, most alike first", fontsize=11)
     return figure
 
 

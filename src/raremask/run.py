@@ -22,6 +22,7 @@ from torch import nn
 
 from raremask import BadInput, figures
 from raremask.callbacks import LossSwitch, Progress, figure_row
+from raremask.data import leaks, splits
 from raremask.data.base import ImageMaskData
 from raremask.metrics.overlap import score
 from raremask.module import Segmenter
@@ -37,6 +38,7 @@ from raremask.runfolder import (
     write_text,
 )
 
+SPLIT = "split.csv"  # in a run's folder: the split of every image
 AUTO = "auto.json"  # in a run's folder: the values that stood for `auto`
 MANY_EMPTY = 0.2  # share of empty training masks from which a loss that learns nothing from them deserves a word
 
@@ -66,7 +68,9 @@ def train(cfg: DictConfig) -> float:
     names = _choices(folder) | {"seed": cfg.seed, "empty": cfg.empty}
 
     with status(folder, **names) if first_process else nullcontext():
-        data, module = build(cfg, record=folder / AUTO)
+        data, module = build(cfg, folder)
+        if not cfg.resume:
+            _look_for_leaks(data, cfg.leaks, folder)
         callbacks = list(instantiate(cfg.callbacks).values())
         loggers = list(instantiate(cfg.logger).values())
         trainer = build_trainer(cfg.trainer, callbacks=callbacks, logger=loggers)
@@ -142,27 +146,29 @@ def load_config(folder: Path) -> DictConfig:
             OmegaConf.update(cfg, key, value)
     if "encoder_weights" in cfg.model:
         cfg.model.encoder_weights = None  # they are in every checkpoint; nothing is fetched again
+    if (folder / SPLIT).is_file():
+        cfg.split.file = str(folder / SPLIT)  # whatever has become of the dataset or the drawing
     return cfg
 
 
-def build(cfg: DictConfig, record: Path | None = None) -> tuple[ImageMaskData, Segmenter]:
+def build(cfg: DictConfig, folder: Path | None = None) -> tuple[ImageMaskData, Segmenter]:
     """Make the data, read and checked, and the module that holds network, loss, optimiser and scheduler.
 
     Args:
         cfg: The run's config. Values `auto` in its losses are replaced by what the training split says.
-        record: Where to write these values, if there are any; :func:`load_config` takes them from there.
+        folder: Where to write the split and these values, if there are any; :func:`load_config` takes them from there.
 
     Raises:
         BadInput: If images cannot be used, or the monitored score needs a field of view and the dataset has none.
     """
-    pl.seed_everything(cfg.seed, verbose=False)
-    data = instantiate(cfg.dataset, augment=instantiate(cfg.augment), seed=cfg.seed)
-    data.setup()
+    data = build_data(cfg)
     if cfg.monitor.endswith("_fov") and data.splits["val"].pictures[0].valid is None:
         raise BadInput(f"monitor={cfg.monitor} needs a field of view, and this dataset has none. Use monitor=val/dice.")
     found = fill_auto(cfg, data)
-    if found and record is not None and rank_zero_only.rank == 0:
-        write_text(record, json.dumps(found, indent=2) + "\n")
+    if folder is not None and rank_zero_only.rank == 0:
+        write_text(folder / SPLIT, splits.table(*zip(*_placed(data), strict=True)))
+        if found:
+            write_text(folder / AUTO, json.dumps(found, indent=2) + "\n")
     module = Segmenter(
         net=instantiate(cfg.model),
         loss=instantiate(cfg.loss),
@@ -173,6 +179,23 @@ def build(cfg: DictConfig, record: Path | None = None) -> tuple[ImageMaskData, S
         seed=cfg.seed,
     )
     return data, module
+
+
+def build_data(cfg: DictConfig) -> ImageMaskData:
+    """Make the data, read, checked and divided.
+
+    Raises:
+        BadInput: If images cannot be used or divided.
+    """
+    pl.seed_everything(cfg.seed, verbose=False)
+    data = instantiate(cfg.dataset, augment=instantiate(cfg.augment), split=instantiate(cfg.split), seed=cfg.seed)
+    data.setup()
+    return data
+
+
+def _placed(data: ImageMaskData) -> list[tuple[str, str, str]]:
+    """Name, group and split of every picture."""
+    return [(picture.name, picture.group, split) for split, picture in data.pictures()]
 
 
 def fill_auto(cfg: DictConfig, data: ImageMaskData) -> dict[str, float]:
@@ -312,6 +335,35 @@ def draw(data: ImageMaskData, module: Segmenter, folder: Path, each: int = 2) ->
     rows = [figure_row(module, data.splits["test"][index]) for index in chosen]
     figure = figures.gallery(rows, f"Test images: worst, median, best of {len(order)}")
     figure.savefig(folder / "figures" / "gallery_test.png", dpi=120)
+
+
+def _look_for_leaks(data: ImageMaskData, leaks_are: str, folder: Path) -> None:
+    """Look for images of different splits that are nearly the same; write and draw them; warn or refuse, as asked."""
+    if leaks_are not in ("warn", "error", "ignore"):
+        raise BadInput(f"leaks must be warn, error or ignore; got {leaks_are!r}")
+    if leaks_are == "ignore" or rank_zero_only.rank != 0:
+        return
+    placed = data.pictures()
+    images = [picture.inside()[0] for _, picture in placed]
+    found = leaks.twins(images, [split for split, _ in placed])
+    if not found:
+        return
+    titles = [f"{split} {picture.name}" for split, picture in placed]
+    write_text(folder / "leaks.csv", leaks.table(found, _placed(data)))
+    (folder / "figures").mkdir(exist_ok=True)
+    figure = figures.twins(found, titles, images)
+    figure.savefig(folder / "figures" / "leaks.png", dpi=120)
+    tested = {index for pair in found for index in (pair.first, pair.second) if placed[index][0] == "test"}
+    shown = "".join(f"\n  {titles[p.first]} is {titles[p.second]} ({p.likeness:.2f})" for p in found[:5])
+    message = (
+        f"{len(found)} pairs of images are nearly the same and in different splits; {len(tested)} of the "
+        f"{len(data.splits['test'])} test images are in them:{shown}\n"
+        f"Scores will be too good. See {os.path.relpath(folder)}/leaks.csv and figures/leaks.png; give such images one "
+        "group, or choose with leaks=warn|error|ignore."
+    )
+    if leaks_are == "error":
+        raise BadInput(message)
+    warnings.warn(message, stacklevel=2)
 
 
 def _resumed(cfg: DictConfig) -> DictConfig:

@@ -7,7 +7,7 @@ and served by that room.
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,9 +21,8 @@ from tqdm import tqdm
 from raremask import BadInput
 from raremask.data.readers import read_image, read_mask
 from raremask.data.samples import Picture, Pictures, SeededSampler, ShareSampler, Transform, collate, process
+from raremask.data.splits import SPLITS, Split
 from raremask.distances import thickness
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Record:
         image: The image's file.
         mask: The mask's file.
         valid: File of the pixels that count (a field of view), if the dataset has one.
+        split: `train`, `val` or `test` where the dataset fixes it; None where it is to be drawn.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Record:
     image: Path
     mask: Path
     valid: Path | None = None
+    split: str | None = None
 
 
 class Foreground:
@@ -94,6 +95,7 @@ class ImageMaskData(LightningDataModule):
         batch_size: Images per step and process.
         workers: Processes that augment; 0 does it in the main process. The batches are the same.
         augment: Applied to the training split, or None.
+        split: Draws what the dataset does not fix; None draws 64 / 16 / 20 %.
         seed: Decides order and augmentation of training, never the split.
     """
 
@@ -105,6 +107,7 @@ class ImageMaskData(LightningDataModule):
         workers: int = 0,
         resize: str = "stretch",
         augment: Transform | None = None,
+        split: Split | None = None,
         seed: int = 0,
     ):
         super().__init__()
@@ -118,11 +121,11 @@ class ImageMaskData(LightningDataModule):
             raise ValueError(f"batch_size must be 1 or more, workers 0 or more; got {batch_size} and {workers}")
         self.size = None if size is None else (int(size[0]), int(size[1]))
         self.channels, self.batch_size, self.workers = channels, batch_size, workers
-        self.resize, self.augment, self.seed = resize, augment, seed
+        self.resize, self.augment, self.split, self.seed = resize, augment, split or Split(), seed
         self.splits: dict[str, Pictures] = {}
 
-    def records(self) -> dict[str, list[Record]]:
-        """Return the records of `train`, `val` and `test`.
+    def records(self) -> list[Record]:
+        """Return the record of every image with a mask.
 
         Raises:
             BadInput: If the files are not where they should be.
@@ -139,7 +142,7 @@ class ImageMaskData(LightningDataModule):
         return read_image(record.image, self.channels), read_mask(record.mask), valid
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and check every picture of every split, once, whatever the stage.
+        """Read and check every picture, once, and divide them, whatever the stage.
 
         Raises:
             BadInput: With all that is wrong, one line each.
@@ -147,18 +150,24 @@ class ImageMaskData(LightningDataModule):
         if self.splits:
             return
         records = self.records()
+        pictures = self._read(records)
+        chosen = self.split(
+            [record.name for record in records],
+            [record.group for record in records],
+            [record.split for record in records],
+            [float(picture.mask.mean()) for picture in pictures],
+        )
         for split in SPLITS:
-            if not records[split]:
-                raise BadInput(f"{type(self).__name__}: the {split} split has no image.")
-        flat = [(record, split != "train") for split in SPLITS for record in records[split]]
+            mine = [picture for picture, its in zip(pictures, chosen, strict=True) if its == split]
+            if split == "train":  # nothing is scored there at native size
+                mine = [replace(picture, packed=None, packed_valid=None) for picture in mine]
+            self.splits[split] = Pictures(mine, self.augment if split == "train" else None, native=split != "train")
+
+    def _read(self, records: list[Record]) -> list[Picture]:
         with ThreadPoolExecutor() as pool:  # decoders and OpenCV release the interpreter lock
             # disable=None: a bar on a terminal, nothing in a log
             read = tqdm(
-                pool.map(lambda pair: self._try(*pair), flat),
-                total=len(flat),
-                desc="Reading images",
-                leave=False,
-                disable=None,
+                pool.map(self._try, records), total=len(records), desc="Reading images", leave=False, disable=None
             )
             pictures, problems = [], []
             for result in read:
@@ -168,14 +177,11 @@ class ImageMaskData(LightningDataModule):
         if problems:
             shown = "\n".join(f"  {problem}" for problem in problems[:20])
             more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-            raise BadInput(f"{len(problems)} of {len(flat)} images cannot be used:\n{shown}{more}")
-        remaining = iter(pictures)
-        for split in SPLITS:
-            mine = [next(remaining) for _ in records[split]]
-            self.splits[split] = Pictures(mine, self.augment if split == "train" else None, native=split != "train")
+            raise BadInput(f"{len(problems)} of {len(records)} images cannot be used:\n{shown}{more}")
+        return pictures
 
-    def _try(self, record: Record, native: bool) -> Picture | str:
-        """Read one picture, with its native masks or, for training, without; or say what is wrong with it."""
+    def _try(self, record: Record) -> Picture | str:
+        """Read one picture, or say what is wrong with it."""
         try:
             image, mask, valid = self.arrays(record)
         except BadInput as error:
@@ -197,9 +203,13 @@ class ImageMaskData(LightningDataModule):
             valid=None if valid is None else fitted(valid.astype(np.uint8), cv2.INTER_NEAREST_EXACT),
             size=image.shape[:2],
             box=box,
-            packed=np.packbits(mask) if native else None,
-            packed_valid=np.packbits(valid) if native and valid is not None else None,
+            packed=np.packbits(mask),
+            packed_valid=None if valid is None else np.packbits(valid),
         )
+
+    def pictures(self) -> list[tuple[str, Picture]]:
+        """Return every picture with the name of its split, split by split."""
+        return [(split, picture) for split in SPLITS for picture in self.splits[split].pictures]
 
     def training_foreground(self) -> Foreground:
         """Return what the masks of the training split say, at the network's size, before augmentation."""

@@ -25,16 +25,18 @@ class ISIC2018(ImageMaskData):
         super().__init__(**shared)
         self.root = Path(root)
 
-    def records(self) -> dict[str, list[Record]]:
-        """Return the records of the three splits.
+    def records(self) -> list[Record]:
+        """Return the records of all images; the folders fix the splits.
 
         Raises:
             BadInput: If a folder has no image.
         """
-        return {split: self._records_of(part, expected) for split, (part, expected) in FOLDERS.items()}
+        return [record for split, (part, expected) in FOLDERS.items() for record in self._of(split, part, expected)]
 
-    def _records_of(self, part: str, expected: int) -> list[Record]:
+    def _of(self, split: str, part: str, expected: int) -> list[Record]:
         folder = self.root / f"ISIC2018_Task1-2_{part}_Input"
         masks = self.root / f"ISIC2018_Task1_{part}_GroundTruth"
         images = files(folder, ".jpg", expected, "the official archives of ISIC 2018 task 1")
-        return [Record(path.stem, path.stem, path, masks / f"{path.stem}_segmentation.png") for path in images]
+        return [
+            Record(path.stem, path.stem, path, masks / f"{path.stem}_segmentation.png", split=split) for path in images
+        ]

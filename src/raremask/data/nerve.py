@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from raremask import BadInput
-from raremask.data import splits
 from raremask.data.base import ImageMaskData, Record, files
 from raremask.data.readers import read_image
 from raremask.runlengths import from_run_lengths
@@ -28,24 +27,23 @@ class Nerve(ImageMaskData):
     """The competition's layout: `train/<subject>_<number>.tif`, 580 x 420 pixels, and masks in one of two ways.
 
     Masks are the files `train/<subject>_<number>_mask.tif` or, where there are none, the run lengths of
-    `train_masks.csv` (columns `subject`, `img`, `pixels`; an empty cell is an empty mask). A subject is never divided:
-    64 / 16 / 20 % of them go to training, validation and test. The competition's `test` has no masks and is not read.
+    `train_masks.csv` (columns `subject`, `img`, `pixels`; an empty cell is an empty mask). The group of an
+    image is its subject. The competition's `test` has no masks and is not read.
 
     Args:
         root: The folder with `train` and `train_masks.csv`.
-        split_seed: Decides which subject goes where; apart from the run's seed, so that runs compare.
         **shared: As in :class:`~raremask.data.base.ImageMaskData`.
 
     Source:
         https://www.kaggle.com/competitions/ultrasound-nerve-segmentation
     """
 
-    def __init__(self, root: str, split_seed: int = 0, **shared):
+    def __init__(self, root: str, **shared):
         super().__init__(**shared)
-        self.root, self.split_seed = Path(root), split_seed
+        self.root = Path(root)
 
-    def records(self) -> dict[str, list[Record]]:
-        """Return the records of the three splits.
+    def records(self) -> list[Record]:
+        """Return the records of all training images.
 
         Raises:
             BadInput: If there is no image, a name is not `<subject>_<number>`, or masks are missing.
@@ -58,18 +56,16 @@ class Nerve(ImageMaskData):
             raise BadInput(f"{folder}: images are named <subject>_<number>.tif; got {', '.join(foreign[:5])}.")
         images.sort(key=lambda path: [int(part) for part in path.stem.split("_")])
         if drawn:
-            records = [Record(path.stem, _subject(path), path, folder / f"{path.stem}_mask.tif") for path in images]
-        else:
-            runs = _run_lengths(listed)
-            missing = [path.name for path in images if path.stem not in runs]
-            extra = sorted(set(runs) - {path.stem for path in images})
-            if missing or extra:
-                raise BadInput(
-                    f"{listed} and {folder} do not agree. Images without a row: {', '.join(missing[:5]) or 'none'}; "
-                    f"rows without an image: {', '.join(extra[:5]) or 'none'}."
-                )
-            records = [RunLengths(path.stem, _subject(path), path, listed, runs=runs[path.stem]) for path in images]
-        return splits.by_group(records, [record.group for record in records], self.split_seed)
+            return [Record(path.stem, _subject(path), path, folder / f"{path.stem}_mask.tif") for path in images]
+        runs = _run_lengths(listed)
+        missing = [path.name for path in images if path.stem not in runs]
+        extra = sorted(set(runs) - {path.stem for path in images})
+        if missing or extra:
+            raise BadInput(
+                f"{listed} and {folder} do not agree. Images without a row: {', '.join(missing[:5]) or 'none'}; "
+                f"rows without an image: {', '.join(extra[:5]) or 'none'}."
+            )
+        return [RunLengths(path.stem, _subject(path), path, listed, runs=runs[path.stem]) for path in images]
 
     def arrays(self, record: Record) -> tuple[np.ndarray, np.ndarray, None]:
         """Return one image and its mask, from its file or its run lengths."""

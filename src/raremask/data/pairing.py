@@ -54,7 +54,7 @@ def table(path: Path) -> list[dict[str, str]]:
         path: The table, UTF-8.
 
     Returns:
-        A row for each pair; `image` and `mask` as full paths.
+        A row for each pair; `image` and `mask` as full paths, `name` as the image is written in the table.
 
     Raises:
         BadInput: If the table cannot be read, has other columns, a row without image or mask, or an image twice.
@@ -75,7 +75,9 @@ def table(path: Path) -> list[dict[str, str]]:
             problems.append(f"line {number}: {row['image']} stands there twice")
         seen.add(row["image"])
     _refuse(problems, f"{path} cannot be used")
-    return [row | {key: str(path.parent / row[key]) for key in ("image", "mask")} for row in rows]
+    return [
+        row | {"name": row["image"]} | {key: str(path.parent / row[key]) for key in ("image", "mask")} for row in rows
+    ]
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -43,6 +43,12 @@ class Picture:
     packed: np.ndarray | None
     packed_valid: np.ndarray | None
 
+    def inside(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return image `(h, w, C)` and mask `(h, w)` at the network's scale, without padding."""
+        top, left, height, width = self.box
+        window = np.s_[top : top + height, left : left + width]
+        return self.image[window], self.mask[window]
+
     def native_mask(self) -> Tensor:
         """Return the mask as its file has it, `(1, height, width)` boolean."""
         return _unpack(self.packed, self.size)

@@ -1,63 +1,263 @@
-"""Divides images into training, validation and test."""
+"""Divides images into training, validation and test: by group, evenly, in folds, or as a file says."""
 
+import csv
+import io
+import json
+import warnings
+from collections import Counter
 from collections.abc import Sequence
-from typing import TypeVar
+from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import GroupShuffleSplit
+from sklearn.model_selection import GroupKFold, StratifiedKFold
 
 from raremask import BadInput
 
-Thing = TypeVar("Thing")
+SPLITS = ("train", "val", "test")
+FIFTH = 5  # a fifth of all images tests, a fifth of the others validates: 64 / 16 / 20 %
+STRATA = 4  # of the images with foreground, by how much of it they have
+SHUFFLES = 200  # ways to put groups into folds, of which the most even is taken
 
-FRACTIONS = (0.64, 0.16, 0.20)  # four fifths for development, and four fifths of those for training
 
+class Split:
+    """Gives each image its split: what the dataset fixes stays, the rest is drawn.
 
-def by_group(things: Sequence[Thing], groups: Sequence[str], seed: int) -> dict[str, list[Thing]]:
-    """Put 64 / 16 / 20 % of the groups into train / val / test; a group is never divided.
+    Without folds a fifth of the images tests and a fifth of the others validates. With folds each image tests in one
+    fold and validates in the one before; where the dataset has a test split of its own, that stays, and each other
+    image validates in one fold. For repeated folds change the seed too: `split.fold=0,1,2,3,4 split.seed=0,1,2`.
+
+    A group (sequence, patient) is never divided, and the splits are alike in the share of images without foreground
+    and in the amount of foreground of the others.
 
     Args:
-        things: What is divided.
-        groups: The group of each thing (sequence, patient); at least three different ones.
+        by: `group`, or `image`: divides groups too, as older papers do, and warns.
+        seed: Decides which image or group goes where; apart from the run's seed, so that runs compare.
+        fold: Number of the fold, from 0, or None for no folds.
+        folds: How many folds there are.
+        file: Takes the splits from a file instead: the `split.csv` of a run, or nnU-Net's `splits_final.json`, of which
+            `fold` (None: 0) is taken. There, as nnU-Net chooses nothing on it, a fold's `val` tests and a fifth of its
+            `train` validates, unless the dataset has a test split of its own.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    def __init__(
+        self, by: str = "group", seed: int = 0, fold: int | None = None, folds: int = 5, file: str | None = None
+    ):
+        if by not in ("group", "image"):
+            raise ValueError(f"split.by must be group or image; got {by!r}")
+        if folds < 2 or (fold is not None and fold < 0):
+            raise ValueError(f"split.folds must be 2 or more, split.fold 0 or more; got {folds} and {fold}")
+        if file is None and fold is not None and fold >= folds:
+            raise ValueError(f"split.fold counts from 0: with {folds} folds the last is {folds - 1}; got {fold}")
+        self.by, self.seed, self.fold, self.folds = by, seed, fold, folds
+        self.file = None if file is None else Path(file)
+
+    def __call__(
+        self, names: Sequence[str], groups: Sequence[str], fixed: Sequence[str | None], foreground: Sequence[float]
+    ) -> list[str]:
+        """Return `train`, `val` or `test` for each image.
+
+        Args:
+            names: What the images are called; unique.
+            groups: Images that must not be divided share it.
+            fixed: The split that the dataset fixes for the image, or None.
+            foreground: The image's share of foreground pixels, in [0, 1].
+
+        Raises:
+            BadInput: If there are too few groups, nothing to fold, or the file does not fit the images.
+        """
+        fixed, groups, foreground = list(fixed), np.asarray(groups), np.asarray(foreground, dtype=float)
+        if self.by == "image":
+            if len(set(groups)) < len(groups):
+                warnings.warn(
+                    "split.by=image puts images of one group (near-duplicate frames, one patient) into training and "
+                    "test: scores will be too good. Use it only to compare with papers that did so.",
+                    stacklevel=2,
+                )
+            groups = np.asarray(names)
+        if self.file is not None and self.file.suffix.lower() != ".json":
+            chosen = self._of_table(names)
+        elif self.file is not None:
+            chosen = self._carved(self._of_nnunet(names, fixed), groups, foreground)
+        elif self.fold is not None:
+            chosen = self._folded(fixed, groups, foreground)
+        else:
+            chosen = self._carved(fixed, groups, foreground)
+        _check(chosen, groups)
+        return chosen
+
+    def _carved(self, fixed: list[str | None], groups: np.ndarray, foreground: np.ndarray) -> list[str]:
+        """Take test and validation, where they are not fixed, out of what is open; a missing one out of training."""
+        chosen = list(fixed)
+        missing = [split for split in ("test", "val") if split not in fixed]
+        if None not in fixed and missing == ["val"]:
+            chosen = [None if split == "train" else split for split in fixed]
+        for position, split in enumerate(missing):
+            still = np.array([index for index, taken in enumerate(chosen) if taken is None])
+            if not still.size:
+                break
+            count, needed = len(set(groups[still])), len(missing) - position + 1
+            if count < needed:
+                raise BadInput(f"{needed} splits need {needed} groups or more; got {', '.join(sorted(set(groups)))}.")
+            part = deal(groups[still], foreground[still], min(FIFTH, count), self.seed)
+            for index in still[part == 0]:
+                chosen[index] = split
+        return [split or "train" for split in chosen]
+
+    def _folded(self, fixed: list[str | None], groups: np.ndarray, foreground: np.ndarray) -> list[str]:
+        free = np.array([index for index, split in enumerate(fixed) if split != "test"], dtype=int)
+        count, least = len(set(groups[free])), max(self.folds, 2 if "test" in fixed else 3)
+        if self.folds < 3 and "test" not in fixed:
+            raise BadInput("split.folds must be 3 or more: one fold tests, one validates, the others train.")
+        if count < least:
+            raise BadInput(f"split.folds={self.folds} needs as many groups; the dataset has {count}.")
+        part = deal(groups[free], foreground[free], self.folds, self.seed)
+        chosen = ["test" if split == "test" else "train" for split in fixed]
+        for index in free[part == self.fold]:
+            chosen[index] = "val" if "test" in fixed else "test"
+        if "test" not in fixed:
+            for index in free[part == (self.fold + 1) % self.folds]:
+                chosen[index] = "val"
+        return chosen
+
+    def _of_table(self, names: Sequence[str]) -> list[str]:
+        try:
+            with self.file.open(newline="", encoding="utf-8-sig") as lines:
+                rows = list(csv.DictReader(lines))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise BadInput(f"split.file={self.file}: cannot be read ({type(error).__name__}: {error})") from error
+        if not rows or not {"image", "split"} <= set(rows[0]):
+            raise BadInput(f"split.file={self.file}: it needs rows with the columns image and split.")
+        twice = [name for name, times in Counter(row["image"] for row in rows).items() if times > 1]
+        unknown = sorted({row["split"] or "(empty)" for row in rows} - set(SPLITS))
+        if unknown or twice:
+            problem = f"{twice[0]} stands there twice" if twice else f"got {unknown[0]}"
+            raise BadInput(f"split.file={self.file}: each image once, and {', '.join(SPLITS)}; {problem}.")
+        listed = {row["image"]: row["split"] for row in rows}
+        self._agree(set(listed), set(names))
+        return [listed[name] for name in names]
+
+    def _of_nnunet(self, names: Sequence[str], fixed: list[str | None]) -> list[str | None]:
+        fold = self.fold or 0
+        try:
+            folds = json.loads(self.file.read_text(encoding="utf-8"))
+            lists = {split: {str(name) for name in folds[fold][split]} for split in ("train", "val")}
+        except (OSError, ValueError, TypeError, LookupError) as error:
+            raise BadInput(
+                f"split.file={self.file}: fold {fold} is no list of train and val ({type(error).__name__}: {error})"
+            ) from error
+        self._agree(
+            lists["train"] | lists["val"],
+            {name for name, split in zip(names, fixed, strict=True) if split != "test"},
+        )
+        if both := sorted(lists["train"] & lists["val"]):
+            raise BadInput(f"split.file={self.file}: {both[0]} is in train and in val of fold {fold}.")
+        if "test" in fixed:
+            return [
+                split if split == "test" else "val" if name in lists["val"] else "train"
+                for name, split in zip(names, fixed, strict=True)
+            ]
+        return ["test" if name in lists["val"] else None for name in names]
+
+    def _agree(self, listed: set[str], names: set[str]) -> None:
+        missing, foreign = sorted(names - listed), sorted(listed - names)
+        if missing or foreign:
+            raise BadInput(
+                f"split.file={self.file} does not fit the dataset. Images without a split: {_some(missing)}; "
+                f"names without an image: {_some(foreign)}."
+            )
+
+
+def deal(groups: np.ndarray, foreground: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """Put images into folds of equal size that are alike in their foreground; a group is never divided.
+
+    scikit-learn does it: `StratifiedKFold` where each image is a group of its own. For real groups its
+    `StratifiedGroupKFold` hardly follows the seed (it sorts the groups by size), so repeated folds would be the same
+    ones; instead the most even of many shuffles of `GroupKFold` is taken.
+
+    Args:
+        groups: `(n,)` the group of each image; as many different ones as folds, or more.
+        foreground: `(n,)` each image's share of foreground pixels, in [0, 1].
+        folds: How many.
         seed: Decides which group goes where.
 
     Returns:
-        The things of `train`, `val` and `test`, each in the given order.
+        `(n,)` the number of the fold of each image.
 
-    Raises:
-        BadInput: If there are fewer than three groups.
+    >>> deal(np.array(["a", "a", "b", "b"]), np.array([0.1, 0.2, 0.1, 0.2]), folds=2, seed=0).tolist()
+    [1, 1, 0, 0]
     """
-    if len(set(groups)) < 3:
-        raise BadInput(f"three splits need three groups or more; got {sorted(set(groups))}.")
-    groups = np.asarray(groups)
-    _, val, test = FRACTIONS
-    rest, testing = next(GroupShuffleSplit(1, test_size=test, random_state=seed).split(groups, groups=groups))
-    inner = GroupShuffleSplit(1, test_size=val / (1 - test), random_state=seed)
-    training, validation = next(inner.split(rest, groups=groups[rest]))
-    chosen = {"train": rest[training], "val": rest[validation], "test": testing}
-    return {split: [things[i] for i in sorted(indices)] for split, indices in chosen.items()}
+    layer = strata(foreground, folds)
+    part = np.empty(len(groups), dtype=int)
+    if len(set(groups)) == len(groups):
+        with warnings.catch_warnings():  # of a stratum with fewer images than folds: it cannot be in all of them
+            warnings.filterwarnings("ignore", message="The least populated class in y")
+            for number, (_, chosen) in enumerate(
+                StratifiedKFold(folds, shuffle=True, random_state=seed).split(layer, layer)
+            ):
+                part[chosen] = number
+        return part
+
+    each = np.bincount(layer)
+    best = np.inf
+    for shuffle in np.random.SeedSequence(seed).generate_state(SHUFFLES):
+        candidate = np.empty(len(groups), dtype=int)
+        for number, (_, chosen) in enumerate(
+            GroupKFold(folds, shuffle=True, random_state=int(shuffle)).split(groups, groups=groups)
+        ):
+            candidate[chosen] = number
+        counts = np.stack([np.bincount(layer[candidate == number], minlength=len(each)) for number in range(folds)])
+        uneven = ((counts - each / folds) ** 2 / np.maximum(each / folds, 1)).sum()
+        if uneven < best:
+            part, best = candidate, uneven
+    return part
 
 
-def at_random(things: Sequence[Thing], sizes: dict[str, int], seed: int) -> dict[str, list[Thing]]:
-    """Draw splits of the given sizes, without regard to groups.
+def strata(foreground: np.ndarray, folds: int) -> np.ndarray:
+    """Sort images into layers that each fold gets its share of: without foreground, and up to four with more and more.
 
     Args:
-        things: What is divided.
-        sizes: How many things go to each split; their sum is the number of things.
-        seed: Decides which thing goes where.
+        foreground: `(n,)` each image's share of foreground pixels, in [0, 1].
+        folds: How many folds there will be; with few images there are fewer layers.
 
     Returns:
-        The things of each split, each in the given order.
+        `(n,)` the number of the layer; 0 has no foreground.
 
-    Raises:
-        ValueError: If the sizes do not add up.
-
-    >>> parts = at_random("abcde", {"train": 3, "val": 2}, seed=0)
-    >>> len(parts["train"]), len(parts["val"]), sorted(parts["train"] + parts["val"])
-    (3, 2, ['a', 'b', 'c', 'd', 'e'])
+    >>> strata(np.array([0, 0, 0.1, 0.2, 0.3, 0.4]), folds=2).tolist()
+    [0, 0, 1, 1, 2, 2]
     """
-    if sum(sizes.values()) != len(things):
-        raise ValueError(f"the sizes {sizes} must add up to the number of things, {len(things)}")
-    order = np.random.default_rng(seed).permutation(len(things))
-    parts = np.split(order, np.cumsum(list(sizes.values()))[:-1])
-    return {split: [things[i] for i in sorted(part)] for split, part in zip(sizes, parts, strict=True)}
+    layer = np.zeros(len(foreground), dtype=int)
+    filled = foreground > 0
+    number = max(1, min(STRATA, int(filled.sum()) // folds))
+    if filled.any():
+        edges = np.quantile(foreground[filled], np.arange(1, number) / number)
+        layer[filled] = 1 + np.searchsorted(edges, foreground[filled], side="left")
+    return layer if np.bincount(layer).max() >= folds else np.zeros_like(layer)
+
+
+def table(names: Sequence[str], groups: Sequence[str], chosen: Sequence[str]) -> str:
+    """Return the text of a `split.csv`: a row for each image, with the columns image, group and split."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "group", "split"])
+    writer.writerows(zip(names, groups, chosen, strict=True))
+    return text.getvalue()
+
+
+def _check(chosen: list[str], groups: np.ndarray) -> None:
+    for split in SPLITS:
+        if split not in chosen:
+            raise BadInput(f"the {split} split has no image.")
+    owner: dict[str, str] = {}
+    for group, split in zip(groups.tolist(), chosen, strict=True):
+        if owner.setdefault(group, split) != split:
+            raise BadInput(
+                f"group {group} is in {owner[group]} and in {split}; a group is never divided (split.by=image does)."
+            )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more if names else "none"

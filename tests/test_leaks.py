@@ -1,0 +1,120 @@
+import csv
+import io
+
+import cv2
+import numpy as np
+import pytest
+
+from raremask.data.course import Course
+from raremask.data.cvc import CVC
+from raremask.data.isic2018 import ISIC2018
+from raremask.data.leaks import table, twins
+from raremask.data.phantom import Phantom
+from raremask.data.splits import Split
+
+SMALL = {"size": (288, 384), "channels": 3, "batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def images():
+    data = Phantom(train=30, val=3, test=3, size=(96, 128), channels=3, batch_size=4)
+    data.setup()
+    return [picture.image for picture in data.splits["train"].pictures]
+
+
+def found(images, **arguments):
+    return [(pair.first, pair.second) for pair in twins(images, **arguments)]
+
+
+def test_different_images_are_no_twins(images):
+    assert found(images) == []
+
+
+def test_equal_pixels_are_twins_of_likeness_one_even_if_flat(images):
+    flat = np.zeros((20, 20, 3), np.uint8)
+    pairs = twins([*images, images[3].copy(), flat, flat.copy(), flat[:10]])
+    assert [(pair.first, pair.second, pair.likeness) for pair in pairs] == [(3, 30, 1.0), (31, 32, 1.0)]
+
+
+def recompressed(image):
+    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 40])[1], cv2.IMREAD_COLOR)
+
+
+def moved(image):
+    return cv2.warpAffine(image, np.float32([[1, 0, 1], [0, 1, 1]]), image.shape[1::-1], borderMode=cv2.BORDER_REFLECT)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        recompressed,
+        moved,
+        lambda image: cv2.resize(image, (75, 60), interpolation=cv2.INTER_AREA),
+        lambda image: (image * np.array([0.9, 0.6, 0.7]) + 20).astype(np.uint8),
+        lambda image: image.mean(axis=2, keepdims=True).astype(np.uint8),
+        lambda image: image[:, ::-1],
+        lambda image: np.rot90(image, 1),
+        lambda image: np.rot90(image[::-1], 3),
+    ],
+    ids=["jpeg", "moved", "smaller", "darker", "gray", "mirrored", "turned", "both"],
+)
+def test_a_changed_copy_is_a_twin(images, change):
+    copies = [np.ascontiguousarray(change(images[index])) for index in (2, 5, 13)]
+    assert sorted(found([*images, *copies])) == [(2, 30), (5, 31), (13, 32)]
+
+
+def test_only_pairs_of_different_splits_are_found_if_splits_are_given(images):
+    pair = [*images, images[4].copy(), images[7].copy()]
+    parts = ["train"] * 31 + ["test"]
+    assert found(pair, parts=parts) == [(7, 31)]
+    assert found(pair) == [(4, 30), (7, 31)]
+
+
+def test_many_images_are_compared_in_pieces_like_few(images, monkeypatch):
+    several = [*images, images[4].copy(), images[29].copy()]
+    monkeypatch.setattr("raremask.data.leaks.ROWS", 7)
+    assert found(several) == [(4, 30), (29, 31)]
+
+
+def test_pairs_are_written_with_their_splits(images):
+    placed = [("a", "g", "train"), ("=b", "g,h", "test")]
+    rows = list(csv.DictReader(io.StringIO(table(twins([images[0]] * 2), placed))))
+    assert rows == [
+        {
+            "image": "a",
+            "group": "g",
+            "split": "train",
+            "twin": "=b",
+            "twin_group": "g,h",
+            "twin_split": "test",
+            "likeness": "1.0000",
+        }
+    ]
+
+
+def across(data):
+    data.setup()
+    placed = data.pictures()
+    pairs = twins([picture.image for _, picture in placed], [split for split, _ in placed])
+    return [{placed[pair.first][1].name, placed[pair.second][1].name} for pair in pairs]
+
+
+@pytest.mark.filterwarnings("ignore:split.by=image")
+def test_the_random_split_of_the_real_cvc_is_caught_and_the_split_by_sequence_is_clean(real_data):
+    root = str(real_data("CVC-ClinicDB"))
+    assert across(CVC(root, **SMALL)) == []
+    assert len(across(CVC(root, split=Split(by="image"), **SMALL))) > 10
+
+
+def test_the_real_lesions_that_were_photographed_twice_are_found(real_data):
+    data = Course(str(real_data("a0-2025-standin") / "Dataset"), **SMALL | {"size": (256, 256)})
+    data.setup()
+    placed = data.pictures()
+    pairs = twins([picture.image for _, picture in placed])
+    assert {frozenset({placed[pair.first][1].name[-5:], placed[pair.second][1].name[-5:]}) for pair in pairs} == {
+        frozenset({"15986", "15987"}),
+        frozenset({"00183", "15311"}),
+    }
+    isic = ISIC2018(str(real_data("ISIC2018")), **SMALL | {"size": (256, 256)})
+    with pytest.warns(UserWarning, match="the full dataset"):
+        assert across(isic) == []
