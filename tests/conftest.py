@@ -7,7 +7,10 @@ from pathlib import Path
 
 import hypothesis
 import matplotlib as mpl
+import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("RAREMASK_DATA", ROOT / "data"))
@@ -28,6 +31,25 @@ TINY = (
     "trainer=cpu",
     "trainer.max_epochs=2",
 )
+
+
+def saved(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".tif":
+        tifffile.imwrite(path, pixels)
+    else:
+        Image.fromarray(pixels).save(path)
+    return path
+
+
+def square(height=24, width=30, value=255):
+    mask = np.zeros((height, width), np.uint8)
+    mask[4:12, 5:15] = value
+    return mask
+
+
+def colour(height=24, width=30):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 @pytest.fixture

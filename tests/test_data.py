@@ -6,15 +6,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import tifffile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from omegaconf import OmegaConf
-from PIL import Image
 
-from conftest import ROOT
+from conftest import ROOT, colour, saved, square
 from raremask import BadInput
 from raremask.data.augment import Augment
 from raremask.data.base import letterbox
@@ -25,7 +23,6 @@ from raremask.data.folder import Folder
 from raremask.data.isic2018 import ISIC2018
 from raremask.data.nerve import Nerve
 from raremask.data.phantom import KINDS, Phantom
-from raremask.data.readers import read_image, read_mask
 from raremask.data.samples import Pictures, SeededSampler, ShareSampler
 from raremask.data.splits import Split
 from raremask.inference import to_native
@@ -42,76 +39,6 @@ def phantom(**changes) -> Phantom:
     data = Phantom(**{"train": 10, "val": 3, "test": 3} | SMALL | changes)
     data.setup()
     return data
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def saved(path, pixels):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".tif":
-        tifffile.imwrite(path, pixels)
-    else:
-        Image.fromarray(pixels).save(path)
-    return path
-
-
-def square(height=24, width=30, value=255):
-    mask = np.zeros((height, width), np.uint8)
-    mask[4:12, 5:15] = value
-    return mask
-
-
-def colour(height=24, width=30):
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".gif"])
-def test_an_image_is_read_as_it_was_written(tmp_path, suffix):
-    pixels = np.repeat(square()[..., None], 3, axis=2) if suffix == ".gif" else colour()
-    path = saved(tmp_path / f"image{suffix}", pixels)
-    assert np.array_equal(read_image(path, 3), pixels)
-
-
-def test_gray_becomes_rgb_and_rgb_becomes_gray_by_brightness(tmp_path):
-    gray = saved(tmp_path / "gray.png", square())
-    assert np.array_equal(read_image(gray, 3), np.repeat(square()[..., None], 3, axis=2))
-    green = np.zeros((2, 2, 3), np.uint8)
-    green[..., 1] = 100
-    assert read_image(saved(tmp_path / "green.png", green), 1).tolist() == [[[59], [59]], [[59], [59]]]  # .587 * 100
-
-
-def test_sixteen_bits_keep_their_upper_eight(tmp_path):
-    path = saved(tmp_path / "deep.tif", np.array([[0, 256, 65535]], np.uint16))
-    assert read_image(path, 1)[..., 0].tolist() == [[0, 1, 255]]
-
-
-def test_alpha_is_dropped(tmp_path):
-    path = saved(tmp_path / "alpha.png", np.dstack([colour(), np.zeros((24, 30), np.uint8)]))
-    assert np.array_equal(read_image(path, 3), colour())
-    opaque = saved(
-        tmp_path / "mask.png", np.dstack([np.zeros((24, 30, 3), np.uint8), np.full((24, 30), 255, np.uint8)])
-    )
-    assert not read_mask(opaque).any()
-
-
-@pytest.mark.parametrize(("values", "expected"), [([0, 127, 128, 255], [0, 0, 1, 1]), ([0, 1, 1, 0], [0, 1, 1, 0])])
-def test_foreground_is_over_127_or_the_label_1(tmp_path, values, expected):
-    path = saved(tmp_path / "mask.png", np.array([values], np.uint8))
-    assert read_mask(path)[0].tolist() == [bool(value) for value in expected]
-
-
-def test_labels_of_sixteen_bits_are_labels_too(tmp_path):
-    path = saved(tmp_path / "mask.tif", np.array([[0, 1, 1]], np.uint16))
-    assert read_mask(path).tolist() == [[False, True, True]]
-    path = saved(tmp_path / "deep.tif", np.array([[0, 32767, 65535]], np.uint16))
-    assert read_mask(path).tolist() == [[False, False, True]]
-
-
-def test_a_mask_that_would_silently_be_empty_is_refused(tmp_path):
-    path = saved(tmp_path / "mask.png", np.array([[0, 2, 100]], np.uint8))
-    with pytest.raises(BadInput, match="the brightest value is 100, but foreground must be 1 or more than 127"):
-        read_mask(path)
 
 
 # --- layouts ----------------------------------------------------------------------------------------------------------

@@ -123,6 +123,7 @@ class ImageMaskData(LightningDataModule):
         self.channels, self.batch_size, self.workers = channels, batch_size, workers
         self.resize, self.augment, self.split, self.seed = resize, augment, split or Split(), seed
         self.splits: dict[str, Pictures] = {}
+        self.remarks: list[str] = []  # on masks that can be used, but deserve a word
 
     def records(self) -> list[Record]:
         """Return the record of every image with a mask.
@@ -139,7 +140,7 @@ class ImageMaskData(LightningDataModule):
             BadInput: If one of them cannot be read.
         """
         valid = None if record.valid is None else read_mask(record.valid)
-        return read_image(record.image, self.channels), read_mask(record.mask), valid
+        return read_image(record.image, self.channels), read_mask(record.mask, self.remarks), valid
 
     def setup(self, stage: str | None = None) -> None:
         """Read and check every picture, once, and divide them, whatever the stage.
@@ -178,10 +179,20 @@ class ImageMaskData(LightningDataModule):
             shown = "\n".join(f"  {problem}" for problem in problems[:20])
             more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
             raise BadInput(f"{len(problems)} of {len(records)} images cannot be used:\n{shown}{more}")
+        if self.remarks:
+            shown = "".join(f"\n  {remark}" for remark in sorted(self.remarks)[:3])
+            warnings.warn(
+                f"{len(self.remarks)} of {len(records)} masks have soft edges; foreground is the brighter half:{shown}",
+                stacklevel=3,
+            )
         return pictures
 
     def _try(self, record: Record) -> Picture | str:
         """Read one picture, or say what is wrong with it."""
+        try:
+            record.name.encode()
+        except UnicodeEncodeError:
+            return f"{record.name!a}: the name is not UTF-8, so no table can hold it; rename the file"
         try:
             image, mask, valid = self.arrays(record)
         except BadInput as error:

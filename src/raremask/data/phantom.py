@@ -143,10 +143,9 @@ def _skin(random: np.random.Generator, mask: np.ndarray, channels: int) -> np.nd
     """Light skin with a dark patch of uneven pigment, freckles, hairs and a darker rim of the picture."""
     height, width = mask.shape
     unit = min(height, width) / 128
-    pigment = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), random.uniform(0.8, 2.5) * unit)
-    pigment *= random.uniform(0.3, 0.9) * (
-        1 + 1.2 * _cloud(random, mask.shape, 5) + 0.6 * _cloud(random, mask.shape, 20)
-    )
+    pigment = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), random.uniform(1, 5) * unit)
+    pigment *= random.uniform(0.15, 0.6) * (1 + 1.5 * _cloud(random, mask.shape, 4) + _cloud(random, mask.shape, 16))
+    pigment += random.uniform(0, 0.8) * _cloud(random, mask.shape, 4).clip(0, None)  # skin that has some of it too
     for _ in range(random.integers(2, 9)):  # freckles: small, and not foreground
         freckle = np.zeros(mask.shape, np.float32)
         center = (int(random.integers(width)), int(random.integers(height)))
@@ -164,7 +163,7 @@ def _skin(random: np.random.Generator, mask: np.ndarray, channels: int) -> np.nd
     skin = np.array([0.95, 0.76, 0.68]) + random.uniform(-0.06, 0.06, 3) if channels == 3 else np.full(1, 0.8)
     brown = np.array([0.55, 0.75, 0.8]) if channels == 3 else np.full(1, 0.7)  # how much of each colour pigment takes
     shade = light[..., None] * skin * (1 - brown * pigment.clip(0, 1)[..., None]) * (1 - 0.7 * hairs[..., None])
-    return shade + random.normal(0, 0.03, (height, width, channels))
+    return shade + random.normal(0, 0.05, (height, width, channels))
 
 
 def _echo(random: np.random.Generator, mask: np.ndarray, channels: int) -> np.ndarray:

@@ -9,6 +9,12 @@ from PIL import Image, ImageOps
 
 from raremask import BadInput
 
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF")  # of Pillow; no other decoder sees a file
+MAX_PIXELS = 80_000_000  # the largest image of ISIC has 30 million
+SOFT = 1.25  # a mask whose foreground would grow by a quarter with another threshold deserves a word
+COLOURS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
+ONE_CLASS = "foreground is one class here: make a mask for each class"
+
 
 def read_image(path: Path, channels: int) -> np.ndarray:
     """Read an image as 8 bits per channel.
@@ -35,39 +41,69 @@ def read_image(path: Path, channels: int) -> np.ndarray:
     return pixels if channels == 3 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Path, remarks: list[str] | None = None) -> np.ndarray:
     """Read a mask: foreground is brighter than half of the range (over 127 of 255, over 32767 of 65535).
 
-    A file whose brightest value is 1 holds labels, and foreground is 1. Of several channels the brightest counts.
+    A file whose brightest value is 1 holds labels, and foreground is 1. A file with a palette of colours holds labels
+    too: the palette's numbers. Of several channels the brightest counts.
 
     Args:
         path: PNG, JPEG, TIFF, BMP or GIF.
+        remarks: Gets a line if the edges are so soft that the rule decides much of the foreground.
 
     Returns:
         `(H, W)` boolean.
 
     Raises:
-        BadInput: If the file is missing, empty, unreadable or of another kind, or if by this rule it has no
-            foreground although it is not black.
+        BadInput: If the file is missing, empty, unreadable or of another kind; if by this rule it has no foreground
+            although it is not black; or if it holds several classes: areas of several colours, labels or grays.
     """
-    pixels = _read(path)
+    pixels = _read(path, labels=True)
+    half = np.iinfo(pixels.dtype).max // 2
     if pixels.ndim == 3:
+        colours = ((pixels[..., :3] > half) * np.array([1, 2, 4])).sum(axis=2).astype(np.uint8)
+        if len(several := _areas(colours, 1, 7)) > 1:
+            names = ", ".join(COLOURS[number] for number in several)
+            raise BadInput(f"{path}: areas of several colours ({names}); {ONE_CLASS}")
         pixels = pixels[..., :3].max(axis=2)
-    brightest, half = int(pixels.max()), np.iinfo(pixels.dtype).max // 2
+    brightest = int(pixels.max())
     if 1 < brightest <= half:
         raise BadInput(f"{path}: the brightest value is {brightest}, but foreground must be 1 or more than {half}")
+    if brightest > 1:
+        step = half // 127 + (half > 127)  # 1 of 8 bits, 258 of 16
+        if grays := _areas(pixels, 32 * step, min(brightest - 1, 223 * step)):
+            values = ", ".join(map(str, [*grays[:5], brightest]))
+            raise BadInput(f"{path}: areas of several values ({values}); {ONE_CLASS}")
+        low, high = int((pixels > half // 2).sum()), int((pixels > half + half // 2).sum())
+        if remarks is not None and low > SOFT * high:
+            remarks.append(f"{path}: {low} pixels above {half // 2}, {high} above {half + half // 2}")
     return pixels > (0 if brightest <= 1 else half)
 
 
-def _read(path: Path) -> np.ndarray:
-    """Pixels as `(H, W)`, `(H, W, 3)` or `(H, W, 4)`, uint8 or uint16."""
+def _areas(pixels: np.ndarray, low: int, high: int) -> list[int]:
+    """Values from low to high that fill a square of 3 x 3 pixels somewhere: an edge, however soft, does not."""
+    square = np.ones((3, 3), np.uint8)
+    flat = cv2.erode(pixels, square, borderValue=0) == cv2.dilate(pixels, square, borderValue=0)
+    return np.unique(pixels[flat & (pixels >= low) & (pixels <= high)]).tolist()
+
+
+def _read(path: Path, labels: bool = False) -> np.ndarray:
+    """Pixels as `(H, W)`, `(H, W, 3)` or `(H, W, 4)`, uint8 or uint16; with `labels` the numbers of a palette."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise BadInput(f"{path}: the file is empty (0 bytes)")
     try:
+        with path.open("rb") as file:
+            tiff = file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
         # tifffile, because Pillow refuses the photometric tag of CVC-ClinicDB's originals
-        pixels = tifffile.imread(path) if path.suffix.lower() in (".tif", ".tiff") else _read_with_pillow(path)
+        pixels = _read_with_tifffile(path) if tiff else _read_with_pillow(path, labels)
+    except BadInput:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadInput(f"{path}: {error}") from error
+    except Image.UnidentifiedImageError as error:
+        raise BadInput(f"{path}: is no {', '.join(FORMATS)} image, whatever its name says") from error
     except Exception as error:  # decoders raise whatever they stumble over; to the user it is one thing
         raise BadInput(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
     if pixels.dtype == bool:
@@ -81,9 +117,31 @@ def _read(path: Path) -> np.ndarray:
     return pixels
 
 
-def _read_with_pillow(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
+def _read_with_tifffile(path: Path) -> np.ndarray:
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        _refuse_if_huge(path, page.imagewidth, page.imagelength * len(file.pages))
+        return file.asarray()
+
+
+def _read_with_pillow(path: Path, labels: bool) -> np.ndarray:
+    with Image.open(path, formats=FORMATS) as image:
+        _refuse_if_huge(path, *image.size)
+        numbered = labels and image.mode == "P" and _coloured(image)
         image = ImageOps.exif_transpose(image)
-        if image.mode in ("P", "PA", "LA", "CMYK", "YCbCr"):
+        if image.mode in ("P", "PA", "LA", "CMYK", "YCbCr") and not numbered:
             image = image.convert("RGB")
         return np.asarray(image)
+
+
+def _refuse_if_huge(path: Path, width: int, height: int) -> None:
+    """Before anything is decoded: a header of a few bytes can claim more than the memory holds."""
+    if width * height > MAX_PIXELS:
+        raise BadInput(f"{path}: {width}x{height} pixels; at most {MAX_PIXELS / 1e6:.0f} million are read")
+
+
+def _coloured(image: Image.Image) -> bool:
+    """Whether the palette has colours in it; a gray one holds shades, not labels."""
+    palette = np.asarray(image.getpalette("RGB")).reshape(-1, 3)
+    used = palette[[number for _, number in image.getcolors()]]
+    return bool((used != used[:, :1]).any())

@@ -1,0 +1,242 @@
+import struct
+import warnings
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from conftest import colour, saved, square
+from raremask import BadInput
+from raremask.data.folder import Folder
+from raremask.data.readers import read_image, read_mask
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".gif"])
+def test_an_image_is_read_as_it_was_written(tmp_path, suffix):
+    pixels = np.repeat(square()[..., None], 3, axis=2) if suffix == ".gif" else colour()
+    path = saved(tmp_path / f"image{suffix}", pixels)
+    assert np.array_equal(read_image(path, 3), pixels)
+
+
+def test_gray_becomes_rgb_and_rgb_becomes_gray_by_brightness(tmp_path):
+    gray = saved(tmp_path / "gray.png", square())
+    assert np.array_equal(read_image(gray, 3), np.repeat(square()[..., None], 3, axis=2))
+    green = np.zeros((2, 2, 3), np.uint8)
+    green[..., 1] = 100
+    assert read_image(saved(tmp_path / "green.png", green), 1).tolist() == [[[59], [59]], [[59], [59]]]  # .587 * 100
+
+
+def test_sixteen_bits_keep_their_upper_eight(tmp_path):
+    path = saved(tmp_path / "deep.tif", np.array([[0, 256, 65535]], np.uint16))
+    assert read_image(path, 1)[..., 0].tolist() == [[0, 1, 255]]
+
+
+def test_alpha_is_dropped(tmp_path):
+    path = saved(tmp_path / "alpha.png", np.dstack([colour(), np.zeros((24, 30), np.uint8)]))
+    assert np.array_equal(read_image(path, 3), colour())
+    opaque = saved(
+        tmp_path / "mask.png", np.dstack([np.zeros((24, 30, 3), np.uint8), np.full((24, 30), 255, np.uint8)])
+    )
+    assert not read_mask(opaque).any()
+
+
+@pytest.mark.parametrize(("values", "expected"), [([0, 127, 128, 255], [0, 0, 1, 1]), ([0, 1, 1, 0], [0, 1, 1, 0])])
+def test_foreground_is_over_127_or_the_label_1(tmp_path, values, expected):
+    path = saved(tmp_path / "mask.png", np.array([values], np.uint8))
+    assert read_mask(path)[0].tolist() == [bool(value) for value in expected]
+
+
+def test_labels_of_sixteen_bits_are_labels_too(tmp_path):
+    path = saved(tmp_path / "mask.tif", np.array([[0, 1, 1]], np.uint16))
+    assert read_mask(path).tolist() == [[False, True, True]]
+    path = saved(tmp_path / "deep.tif", np.array([[0, 32767, 65535]], np.uint16))
+    assert read_mask(path).tolist() == [[False, False, True]]
+
+
+def test_a_mask_that_would_silently_be_empty_is_refused(tmp_path):
+    path = saved(tmp_path / "mask.png", np.array([[0, 2, 100]], np.uint8))
+    with pytest.raises(BadInput, match="the brightest value is 100, but foreground must be 1 or more than 127"):
+        read_mask(path)
+
+
+# --- what a name or a header claims -----------------------------------------------------------------------------------
+
+
+def test_the_content_counts_not_the_suffix(tmp_path):
+    saved(tmp_path / "a.tif", colour()).rename(tmp_path / "a.png")
+    saved(tmp_path / "b.png", colour()).rename(tmp_path / "b.tif")
+    for name in ("a.png", "b.tif"):
+        assert np.array_equal(read_image(tmp_path / name, 3), colour())
+
+
+def test_what_is_no_image_is_refused_whatever_its_name(tmp_path):
+    (tmp_path / "notes.png").write_text("not an image")
+    with pytest.raises(BadInput, match=r"notes.png: is no PNG, JPEG, BMP, GIF, TIFF image, whatever its name says"):
+        read_image(tmp_path / "notes.png", 3)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
+def test_a_truncated_or_empty_file_is_refused(tmp_path, suffix):
+    path = saved(tmp_path / f"image{suffix}", colour(64, 64))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BadInput, match="cannot be read"):
+        read_image(path, 3)
+    path.write_bytes(b"")
+    with pytest.raises(BadInput, match=r"the file is empty \(0 bytes\)"):
+        read_image(path, 3)
+
+
+def png_that_claims(width, height):
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + header
+        + struct.pack(">I", zlib.crc32(header))
+        + struct.pack(">I", 9)
+        + b"IDAT"
+    )
+
+
+@pytest.mark.parametrize(("width", "height"), [(9000, 9000), (60000, 60000)])
+def test_a_png_that_claims_to_be_huge_is_refused_before_it_is_decoded(tmp_path, width, height):
+    (tmp_path / "bomb.png").write_bytes(png_that_claims(width, height))
+    with pytest.raises(BadInput, match=r"9000x9000 pixels; at most 80 million|3600000000 pixels"):
+        read_image(tmp_path / "bomb.png", 3)
+
+
+def test_a_tiff_that_claims_to_be_huge_is_refused_before_it_is_decoded(tmp_path):
+    path = tmp_path / "bomb.tif"
+    tifffile.imwrite(path, np.zeros((8, 8), np.uint8), rowsperstrip=8)
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        places = [file.pages[0].tags[name].valueoffset for name in ("ImageWidth", "ImageLength")]
+    for place in places:
+        data[place : place + 2] = struct.pack("<H", 60000)
+    path.write_bytes(data)
+    with pytest.raises(BadInput, match="60000x60000 pixels; at most 80 million are read"):
+        read_image(path, 1)
+
+
+def test_the_orientation_of_the_camera_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rows are columns
+    Image.fromarray(square()).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    turned = read_image(tmp_path / "turned.jpg", 1)[..., 0]
+    assert turned.shape == (30, 24)
+    assert np.abs(turned.astype(int) - np.rot90(square(), 3)).mean() < 5
+    assert np.array_equal(read_mask(tmp_path / "turned.jpg"), np.rot90(square(), 3) > 0)
+
+
+# --- masks of several classes, and with soft edges --------------------------------------------------------------------
+
+
+def two_areas(first, second):
+    mask = np.zeros((24, 30, *np.shape(first)), np.uint8)
+    mask[2:8, 2:8], mask[12:20, 12:20] = first, second
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (two_areas(100, 255), r"areas of several values \(100, 255\); foreground is one class here"),
+        (two_areas(128, 200), r"areas of several values \(128, 200\)"),
+        (two_areas((255, 0, 0), (0, 255, 0)), r"areas of several colours \(red, green\)"),
+        (two_areas((255, 0, 0), (255, 255, 255)), r"areas of several colours \(red, white\)"),
+        (two_areas(1, 2), "the brightest value is 2, but foreground must be 1 or more than 127"),
+    ],
+)
+def test_a_mask_of_several_classes_is_refused(tmp_path, pixels, message):
+    with pytest.raises(BadInput, match=message):
+        read_mask(saved(tmp_path / "mask.png", pixels))
+
+
+@pytest.mark.parametrize("value", [1, 128, 255, (255, 0, 0), (255, 255, 255)])
+def test_a_mask_of_one_value_or_colour_is_read(tmp_path, value):
+    mask = read_mask(saved(tmp_path / "mask.png", two_areas(value, value)))
+    assert mask.sum() == 36 + 64
+
+
+def palette_image(path, numbers, colours):
+    image = Image.fromarray(numbers)
+    image.putpalette(np.array(colours, np.uint8).ravel().tolist())
+    image.save(path)
+    return path
+
+
+VOC = [(0, 0, 0), (128, 0, 0), (0, 128, 0)]
+
+
+def test_a_coloured_palette_holds_labels_and_a_gray_one_shades(tmp_path):
+    assert read_mask(palette_image(tmp_path / "one.png", two_areas(1, 1), VOC)).sum() == 100
+    with pytest.raises(BadInput, match="the brightest value is 2"):
+        read_mask(palette_image(tmp_path / "two.png", two_areas(1, 2), VOC))
+    inverted = palette_image(tmp_path / "gray.png", two_areas(1, 1), [(255, 255, 255), (0, 0, 0)])
+    assert read_mask(inverted).sum() == 24 * 30 - 100
+
+
+def test_a_palette_image_is_read_in_its_colours(tmp_path):
+    image = read_image(palette_image(tmp_path / "image.png", two_areas(1, 2), VOC), 3)
+    assert image[3, 3].tolist() == [128, 0, 0]
+
+
+def blurred(sigma):
+    return cv2.GaussianBlur(square(), (0, 0), sigma)
+
+
+def test_soft_edges_are_read_and_remarked_where_they_matter(tmp_path):
+    remarks = []
+    assert read_mask(saved(tmp_path / "hard.png", blurred(0.3)), remarks).sum() == 80
+    assert remarks == []
+    assert 60 < read_mask(saved(tmp_path / "soft.png", blurred(2)), remarks).sum() < 100
+    assert remarks[0].startswith(f"{tmp_path / 'soft.png'}: ")
+    assert "pixels above 63," in remarks[0]
+    deep = blurred(2).astype(np.uint16) * 257
+    read_mask(saved(tmp_path / "deep.tif", deep), remarks)
+    assert "pixels above 16383," in remarks[1]
+
+
+def folder(root, masks):
+    for index, mask in enumerate(masks):
+        saved(root / "images" / f"{index}.png", colour())
+        saved(root / "masks" / f"{index}.png", mask)
+    where = {"images": str(root / "images"), "masks": str(root / "masks")}
+    return Folder(**where, size=(32, 32), channels=3, batch_size=2)
+
+
+def test_a_dataset_remarks_soft_masks_in_one_warning(tmp_path):
+    data = folder(tmp_path, [blurred(2), blurred(2), square(), square(), square()])
+    with pytest.warns(UserWarning, match="soft edges") as caught:
+        data.setup()
+    message = str(caught[0].message)
+    assert message.startswith("2 of 5 masks have soft edges; foreground is the brighter half:\n")
+    assert "0.png" in message
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folder(tmp_path / "hard", [square()] * 5).setup()
+
+
+def test_a_name_that_is_not_utf_8_is_listed_among_what_is_wrong(tmp_path):
+    data = folder(tmp_path, [square()] * 5)
+    for place in ("images", "masks"):
+        try:
+            (tmp_path / place / "0.png").rename(tmp_path / place / "caf\udce9.png")
+        except OSError:
+            pytest.skip("this file system takes UTF-8 names only")
+    with pytest.raises(BadInput, match=r"'caf\\udce9': the name is not UTF-8, so no table can hold it"):
+        data.setup()
+
+
+def test_everything_that_is_wrong_with_files_stands_in_one_list(tmp_path):
+    data = folder(tmp_path, [square(), two_areas(100, 255), square(10, 10), square(), square()])
+    (tmp_path / "images" / "3.png").write_text("no image")
+    (tmp_path / "images" / "4.png").write_bytes(png_that_claims(9000, 9000))
+    with pytest.raises(BadInput) as error:
+        data.setup()
+    lines = str(error.value).splitlines()
+    assert lines[0] == "4 of 5 images cannot be used:"
+    assert [line.split(": ", 1)[1].split(" ")[0] for line in lines[1:]] == ["areas", "10x10", "is", "9000x9000"]
