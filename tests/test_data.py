@@ -510,7 +510,7 @@ def test_epochs_and_seeds_change_order_and_augmentation():
     assert not same(first, batches(phantom(augment=augment("thesis"), seed=1)))
 
 
-@pytest.mark.parametrize("name", ["flips", "thesis"])
+@pytest.mark.parametrize("name", ["flips", "thesis", "turns"])
 def test_augmentation_moves_the_mask_with_the_image_and_keeps_it_binary(name):
     # an image that is its own mask stays its own mask, but for brightness and the blur of interpolation at the edges
     mask = np.zeros((64, 64), np.uint8)
@@ -572,13 +572,92 @@ def test_processes_share_the_images_without_doubling_or_losing_one(length, world
     for rank in range(world):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("raremask.data.samples.process", lambda rank=rank: (rank, world))
-            evaluation, training = ShareSampler(length), SeededSampler(length, seed=0)
+            evaluation, training = ShareSampler(length), SeededSampler([True] * length, seed=0)
             assert len(list(evaluation)) == len(evaluation)
             assert len(list(training)) == len(training) == -(-length // world)
             seen += list(evaluation)
             trained += [index for index, _ in training]
     assert sorted(seen) == list(range(length))
     assert set(trained) == set(range(length))  # some twice, to fill up the last steps
+
+
+# --- which images training draws, and crops ---------------------------------------------------------------------------
+
+
+def drawn(filled, epoch=0, **arguments):
+    sampler = SeededSampler(filled, seed=0, **arguments)
+    sampler.set_epoch(epoch)
+    found = list(sampler)
+    assert len(found) == len(sampler)
+    return found
+
+
+def test_an_epoch_may_draw_each_image_several_times_each_time_with_another_seed():
+    found = drawn([True] * 10, draws=4)
+    assert sorted(index for index, _ in found) == sorted(list(range(10)) * 4)
+    assert len(set(found)) == 40
+    assert drawn([True] * 10, draws=4) == found != drawn([True] * 10, epoch=1, draws=4)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.5, 50), (0.9, 90), (1.0, 100)])
+def test_the_share_of_draws_with_foreground_is_as_asked(share, expected):
+    filled = np.arange(100) < 20
+    found = [index for index, _ in drawn(filled, share=share)]
+    assert sum(filled[index] for index in found) == expected
+    times = np.bincount(found, minlength=100)
+    for part in (times[filled], times[~filled]):
+        assert part.max() - part.min() <= 1  # none is favoured
+    assert len(set(drawn(filled, share=share))) == 100  # whatever comes twice, comes in another way
+    if expected == 50:
+        assert 15 < filled[found[:50]].sum() < 35  # mixed, not one part after the other
+
+
+def test_a_share_that_cannot_be_had_is_refused():
+    with pytest.raises(BadInput, match=r"foreground_share=0.5, but 0% of the training masks are empty"):
+        phantom(foreground_share=0.5)
+    phantom(foreground_share=1)
+    with pytest.raises(ValueError, match="foreground_share from 0 to 1; got 1 and 2"):
+        phantom(foreground_share=2)
+
+
+def crop(side, share):
+    return Augment(
+        {
+            "foreground_crop": {"transform": "CropNonEmptyMaskIfExists", "height": side, "width": side, "p": share},
+            "crop": {"transform": "RandomCrop", "height": side, "width": side, "p": 1.0},
+        }
+    )
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0.02), (0.33, 0.35), (1.0, 1.0)])
+def test_crops_hold_foreground_at_the_rate_that_is_asked_for(share, expected):
+    mask = np.zeros((200, 200), np.uint8)
+    mask[90:93, 60:63] = 1  # by chance a crop of 32 pixels holds some of it about once in 25 times
+    view = np.ones((200, 200), np.uint8)  # a second mask, which must not count as foreground
+    image = (mask * 200)[..., None]
+    held = []
+    for seed in range(300):
+        new, (foreground, field) = crop(32, share)(image, [mask, view], seed)
+        assert new.shape == (32, 32, 1)
+        assert np.array_equal(new[..., 0] > 0, foreground > 0)
+        assert field.all()
+        held.append(foreground.any())
+    assert np.mean(held) == pytest.approx(expected, abs=0.08)
+
+
+def test_training_takes_crops_and_validation_whole_images():
+    data = phantom(augment=crop(16, 0.33), draws=3)
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].shape == (4, 3, 16, 16)
+    assert len(data.train_dataloader()) == 8  # 10 images three times, in batches of 4
+    assert data.splits["val"][0]["image"].shape == (3, 32, 40)
+
+
+def test_a_crop_larger_than_the_image_is_refused_before_training():
+    with pytest.raises(BadInput, match=r"augment: a training image of 40x32: Crop size .* is larger than image"):
+        phantom(augment=crop(64, 1.0))
+    with pytest.raises(BadInput, match=r"augment: a training image of 40x32: .*64"):
+        phantom(augment=crop(64, 0.0))
 
 
 # --- phantoms ---------------------------------------------------------------------------------------------------------

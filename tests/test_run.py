@@ -59,7 +59,15 @@ def run(tmp_path_factory):
 
 def test_a_run_leaves_behind_what_the_readme_promises(run):
     folder, _ = run
-    expected = {".hydra", "checkpoints", "figures", "metrics.csv", "per_image_test.csv", "per_image_val.csv"}
+    expected = {
+        ".hydra",
+        "split.csv",
+        "checkpoints",
+        "figures",
+        "metrics.csv",
+        "per_image_test.csv",
+        "per_image_val.csv",
+    }
     assert expected | {"status.json", "tensorboard", "train.log"} == {path.name for path in folder.iterdir()}
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert {path.name for path in (folder / "figures").iterdir()} == {"curves.png", "gallery_test.png"}

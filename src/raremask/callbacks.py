@@ -259,9 +259,9 @@ class Panels(Callback):
 def figure_row(module: LightningModule, sample: dict[str, Any]) -> figures.Row:
     """Predict one sample of an evaluation split and prepare it for a gallery, its Dice in the title."""
     mask = sample["native_mask"]
-    prediction = predict(module, sample["image"], sample["size"], sample["box"]) > module.threshold
+    prediction = predict(module, sample["image"].float().div(255), sample["size"], sample["box"]) > module.threshold
     dice = score(count(prediction[None, None], mask[None]).numpy(), module.empty)["dice"][0]
     top, left, height, width = sample["box"]
     picture = sample["image"][:, top : top + height, left : left + width]
-    image = (picture.numpy().transpose(1, 2, 0) * 255).round().astype(np.uint8)
+    image = picture.numpy().transpose(1, 2, 0)
     return figures.Row(f"{sample['name']}  Dice {dice:.3f}", image, mask[0].numpy(), prediction.numpy())

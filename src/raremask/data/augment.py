@@ -13,6 +13,7 @@ import numpy as np
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import asks the network for a newer version
 import albumentations as A
+from albumentations.augmentations.crops.transforms import CropSizeError
 
 
 class Augment:
@@ -41,14 +42,20 @@ class Augment:
 
         Args:
             image: `(H, W, C)` uint8.
-            masks: Any number of `(H, W)` uint8 of 0 and 1.
+            masks: One or more `(H, W)` uint8 of 0 and 1; the first is the foreground, by which crops go.
             seed: Decides every random choice.
+
+        Raises:
+            ValueError: If the image is smaller than a crop.
         """
         # One seed each: `Compose.set_random_seed` gives all the same, and then they all act or none does.
         for transform, own in zip(self.chain.transforms, self._seeds(seed), strict=True):
             transform.set_random_seed(own)
-        result = self.chain(image=image, masks=masks)
-        return result["image"], list(result["masks"])
+        try:
+            result = self.chain(image=image, mask=masks[0], masks=masks[1:])
+        except CropSizeError as error:
+            raise ValueError(str(error)) from error
+        return result["image"], [result["mask"], *result["masks"]]
 
     def _seeds(self, seed: int) -> list[int]:
         return np.random.SeedSequence(seed).generate_state(len(self.chain.transforms)).tolist()

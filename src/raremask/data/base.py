@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,8 +20,18 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from raremask import BadInput
+from raremask.data.memory import Shelf
 from raremask.data.readers import read_image, read_mask
-from raremask.data.samples import Picture, Pictures, SeededSampler, ShareSampler, Transform, collate, process
+from raremask.data.samples import (
+    Picture,
+    Pictures,
+    SeededSampler,
+    ShareSampler,
+    Transform,
+    as_floats,
+    collate,
+    process,
+)
 from raremask.data.splits import SPLITS, Split
 from raremask.distances import thickness
 
@@ -90,6 +101,10 @@ class ImageMaskData(LightningDataModule):
     Args:
         size: Height and width in pixels at which the network works; None keeps the native size, which must then be
             the same for all images. Images are resized by area or bilinearly, masks by nearest neighbour.
+        draws: How often an epoch takes each training image; more than once makes sense with random crops.
+        foreground_share: Which share of the training images that are drawn has foreground, in [0, 1]; None takes them
+            as they come.
+        memory: GiB of decoded images that are kept in memory; what is beyond lies in a temporary file.
         resize: `stretch` fills the size; `pad` keeps the proportions and fills up with black, which is background.
         channels: 1 (grayscale) or 3 (RGB).
         batch_size: Images per step and process.
@@ -106,6 +121,9 @@ class ImageMaskData(LightningDataModule):
         batch_size: int,
         workers: int = 0,
         resize: str = "stretch",
+        memory: float = 8.0,
+        draws: int = 1,
+        foreground_share: float | None = None,
         augment: Transform | None = None,
         split: Split | None = None,
         seed: int = 0,
@@ -119,6 +137,12 @@ class ImageMaskData(LightningDataModule):
             raise ValueError(f"resize must be stretch or pad; got {resize!r}")
         if batch_size < 1 or workers < 0:
             raise ValueError(f"batch_size must be 1 or more, workers 0 or more; got {batch_size} and {workers}")
+        if draws < 1 or not (foreground_share is None or 0 <= foreground_share <= 1):
+            raise ValueError(
+                f"draws must be 1 or more, foreground_share from 0 to 1; got {draws} and {foreground_share}"
+            )
+        self.draws, self.foreground_share = draws, foreground_share
+        self.shelf = Shelf(int(memory * 2**30))
         self.size = None if size is None else (int(size[0]), int(size[1]))
         self.channels, self.batch_size, self.workers = channels, batch_size, workers
         self.resize, self.augment, self.split, self.seed = resize, augment, split or Split(), seed
@@ -163,6 +187,21 @@ class ImageMaskData(LightningDataModule):
             if split == "train":  # nothing is scored there at native size
                 mine = [replace(picture, packed=None, packed_valid=None) for picture in mine]
             self.splits[split] = Pictures(mine, self.augment if split == "train" else None, native=split != "train")
+        self._try_training()
+
+    def _try_training(self) -> None:
+        """Find out now what would go wrong in a worker, in the middle of training."""
+        training = self.splits["train"]
+        try:
+            training[0, 0]
+        except ValueError as error:
+            raise BadInput(f"augment: a training image of {_by(training.pictures[0].mask.shape)}: {error}") from error
+        empty = self.empty_share()
+        if (self.foreground_share and empty == 1) or (self.foreground_share not in (None, 1) and empty == 0):
+            raise BadInput(
+                f"foreground_share={self.foreground_share}, but {empty:.0%} of the training masks are empty; it needs "
+                "images with and without foreground."
+            )
 
     def _read(self, records: list[Record]) -> list[Picture]:
         with ThreadPoolExecutor() as pool:  # decoders and OpenCV release the interpreter lock
@@ -200,7 +239,7 @@ class ImageMaskData(LightningDataModule):
         for other, file in ((mask, record.mask), (valid, record.valid)):
             if other is not None and other.shape != image.shape[:2]:
                 return f"{file}: {_by(other.shape)} pixels, but {record.image} has {_by(image.shape[:2])}"
-        size = self.size or image.shape[:2]
+        size, keep = self.size or image.shape[:2], self.shelf.keep
         box = letterbox(size, image.shape[:2]) if self.resize == "pad" else (0, 0, *size)
 
         def fitted(pixels: np.ndarray, interpolation: int) -> np.ndarray:
@@ -209,9 +248,9 @@ class ImageMaskData(LightningDataModule):
         return Picture(
             name=record.name,
             group=record.group,
-            image=fitted(image, _interpolation(image.shape, box[2:])),
-            mask=fitted(mask.astype(np.uint8), cv2.INTER_NEAREST_EXACT),
-            valid=None if valid is None else fitted(valid.astype(np.uint8), cv2.INTER_NEAREST_EXACT),
+            image=keep(fitted(image, _interpolation(image.shape, box[2:]))),
+            mask=keep(fitted(mask.astype(np.uint8), cv2.INTER_NEAREST_EXACT)),
+            valid=None if valid is None else keep(fitted(valid.astype(np.uint8), cv2.INTER_NEAREST_EXACT)),
             size=image.shape[:2],
             box=box,
             packed=np.packbits(mask),
@@ -233,7 +272,8 @@ class ImageMaskData(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Return shuffled, augmented batches; the sampler's epoch decides them."""
         dataset = self.splits["train"]
-        sampler = SeededSampler(len(dataset), self.seed)
+        filled = [bool(picture.mask.any()) for picture in dataset.pictures]
+        sampler = SeededSampler(filled, self.seed, self.draws, self.foreground_share)
         if self.trainer is not None:  # in a resumed run Lightning takes the first batches before it sets the epoch
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         return self._loader(dataset, sampler)
@@ -245,6 +285,10 @@ class ImageMaskData(LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         """Return the test split in order, with native masks."""
         return self._in_order("test")
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Make numbers of the bytes, on the device."""
+        return as_floats(batch)
 
     def _in_order(self, split: str) -> DataLoader:
         dataset, (_, processes) = self.splits[split], process()

@@ -4,7 +4,8 @@
 out the seeds; :func:`collate` makes batches of samples.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,10 +66,11 @@ def _unpack(packed: np.ndarray, size: tuple[int, int]) -> Tensor:
 class Pictures(Dataset):
     """The pictures of one split as samples.
 
-    A sample holds `image` `(C, H, W)` float32 in [0, 1], `mask` `(1, H, W)` float32 of 0 and 1, `valid` `(1, H, W)`
-    boolean where the dataset has one, `index`, `name`, `group`, `size` (native height, width) and `box` (top, left,
-    height, width of the picture within the image). With `native` it also holds `native_mask` and, where there is one,
-    `native_valid`, `(1, height, width)` boolean.
+    A sample holds `image` `(C, H, W)` uint8, `mask` `(1, H, W)` uint8 of 0 and 1, `valid` `(1, H, W)` boolean where the
+    dataset has one, `index`, `name`, `group`, `size` (native height, width) and `box` (top, left, height, width of the
+    picture within the image). With `native` it also holds `native_mask` and, where there is one, `native_valid`,
+    `(1, height, width)` boolean. Bytes are a fourth of what workers and the device would have to move otherwise;
+    :func:`as_floats` makes numbers of them on the device.
 
     Args:
         pictures: What is served.
@@ -90,8 +92,8 @@ class Pictures(Dataset):
         if self.augment is not None and seed is not None:
             image, masks = self.augment(image, masks, seed)
         sample = {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(255),
-            "mask": torch.from_numpy(np.ascontiguousarray(masks[0]))[None].float(),
+            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            "mask": torch.from_numpy(np.ascontiguousarray(masks[0]))[None],
             "index": index,
             "name": picture.name,
             "group": picture.group,
@@ -117,6 +119,11 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
+def as_floats(batch: dict[str, Any]) -> dict[str, Any]:
+    """Return the batch with `image` `(B, C, H, W)` in [0, 1] and `mask` `(B, 1, H, W)` of 0 and 1 as float32."""
+    return batch | {"image": batch["image"].float().div_(255), "mask": batch["mask"].float()}
+
+
 class SeededSampler(Sampler[tuple[int, int]]):
     """Shuffles, and hands each index out with the seed of its augmentation.
 
@@ -125,12 +132,20 @@ class SeededSampler(Sampler[tuple[int, int]]):
     from the start, so that all processes make the same number of steps.
 
     Args:
-        length: Number of samples.
+        filled: For each sample, whether it has foreground.
         seed: The run's seed.
+        draws: How often an epoch takes each sample; more than once makes sense with random crops.
+        share: Which share of the draws has foreground, in [0, 1]; None takes samples as they come.
     """
 
-    def __init__(self, length: int, seed: int):
-        self.length, self.seed, self.epoch = length, seed, 0
+    def __init__(self, filled: Sequence[bool], seed: int, draws: int = 1, share: float | None = None):
+        filled = np.asarray(filled, dtype=bool)
+        self.length, self.total, self.seed, self.epoch = len(filled), len(filled) * draws, seed, 0
+        if share is None:
+            self.parts = [(np.arange(len(filled)), self.total)]
+        else:
+            wanted = round(share * self.total)
+            self.parts = [(np.flatnonzero(filled), wanted), (np.flatnonzero(~filled), self.total - wanted)]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of this epoch; Lightning calls it before each."""
@@ -138,16 +153,26 @@ class SeededSampler(Sampler[tuple[int, int]]):
 
     def __len__(self) -> int:
         _, world = process()
-        return -(-self.length // world)
+        return -(-self.total // world)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rank, world = process()
         random = np.random.default_rng([self.seed, self.epoch])
-        order = random.permutation(self.length)
+        drawn = np.concatenate([_rounds(random, part, number) for part, number in self.parts])
+        order = drawn if len(self.parts) == 1 else random.permutation(drawn)
         seeds = random.integers(2**31, size=self.length)
-        for position in range(rank, len(self) * world, world):
-            index = int(order[position % self.length])
-            yield index, int(seeds[index])
+        times = Counter()
+        for position in range(len(self) * world):
+            index = int(order[position % self.total])
+            if position % world == rank:
+                yield index, int(seeds[index] + times[index])
+            times[index] += 1
+
+
+def _rounds(random: np.random.Generator, part: np.ndarray, number: int) -> np.ndarray:
+    """Draw from a part in whole rounds, so that none of it comes twice more often than another."""
+    rounds = [random.permutation(part) for _ in range(-(-number // max(1, len(part))))]
+    return np.concatenate([part[:0], *rounds])[:number]
 
 
 class ShareSampler(Sampler[int]):
