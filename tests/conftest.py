@@ -77,6 +77,17 @@ def command(monkeypatch):
 
 
 @pytest.fixture
+def train_anything(command, tmp_path):
+    """Return a function that trains with these overrides alone in a folder of its own and returns the folder."""
+
+    def run(*overrides: str, folder: str = "run") -> Path:
+        command("train.py", *overrides, f"hydra.run.dir={tmp_path / folder}")
+        return tmp_path / folder
+
+    return run
+
+
+@pytest.fixture
 def train(command, tmp_path):
     """Return a function that trains a tiny run in a folder of its own and returns the folder."""
 

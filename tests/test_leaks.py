@@ -8,7 +8,7 @@ import pytest
 from raremask.data.course import Course
 from raremask.data.cvc import CVC
 from raremask.data.isic2018 import ISIC2018
-from raremask.data.leaks import table, twins
+from raremask.data.leaks import contradictions, table, turned, twins
 from raremask.data.phantom import Phantom
 from raremask.data.splits import Split
 
@@ -90,6 +90,28 @@ def test_pairs_are_written_with_their_splits(images):
             "likeness": "1.0000",
         }
     ]
+
+
+@pytest.mark.parametrize("turn", range(8))
+def test_twins_say_how_one_is_turned_and_masks_are_compared_that_way(images, turn):
+    image = cv2.resize(images[6], (96, 96))
+    copy = np.stack([np.ascontiguousarray(turned(image[None, ..., channel], turn)[0]) for channel in range(3)], axis=-1)
+    (pair,) = twins([*images[:6], *images[7:], image, copy])
+    assert pair.turn == turn
+    mask = np.zeros((96, 96), np.uint8)
+    mask[10:40, 5:60] = 1  # nothing is the same about its quarters
+    masks = [mask] * 29 + [mask, turned(mask[None], turn)[0]]
+    assert contradictions([pair], masks) == []
+    masks[-1] = 1 - masks[-1]
+    ((found, dice),) = contradictions([pair], masks)
+    assert found == pair
+    assert dice == pytest.approx(0, abs=0.05)
+
+
+def test_two_empty_masks_do_not_contradict_each_other_and_an_empty_and_a_filled_one_do(images):
+    pairs = twins([images[0], images[0], images[0]])
+    empty, filled = np.zeros((8, 8), np.uint8), np.ones((8, 8), np.uint8)
+    assert [(pair.first, pair.second) for pair, _ in contradictions(pairs, [empty, empty, filled])] == [(0, 2), (1, 2)]
 
 
 def across(data):

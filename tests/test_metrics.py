@@ -62,10 +62,20 @@ def test_skipped_images_are_left_out_of_the_mean():
 
 def test_painting_nothing_and_painting_everything_are_counted_from_the_same_images():
     counts = np.array([[3, 1, 2, 14]])  # 5 of 20 pixels are foreground
-    nothing, everything = baselines(counts).values()
+    nothing, everything, _ = baselines(counts).values()
     assert nothing.tolist() == [[0, 0, 5, 15]]
     assert everything.tolist() == [[5, 15, 0, 0]]
     assert summary(everything)["dice"] == pytest.approx(2 * 5 / (20 + 5))
+
+
+def test_a_random_prediction_paints_as_much_as_there_is_without_regard_to_where():
+    counts = np.array([[3000, 1000, 2000, 14000], [0, 0, 0, 20000]])  # an eighth of all pixels is foreground
+    random = baselines(counts)["random"]
+    assert (random.sum(axis=1) == [20000, 20000]).all()
+    assert random[:, [0, 2]].sum(axis=1).tolist() == [5000, 0]  # tp + fn: what there is
+    assert (random[:, 0] + random[:, 1]) / 20000 == pytest.approx(1 / 8, rel=0.05)
+    assert random[0, 0] / 5000 == pytest.approx(1 / 8, rel=0.1)  # recall: as often as elsewhere
+    assert (baselines(counts)["random"] == random).all()
 
 
 def test_an_unknown_policy_is_refused():

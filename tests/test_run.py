@@ -13,8 +13,9 @@ import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, saved
 from raremask import BadInput
+from raremask.data.phantom import Phantom
 from raremask.metrics.overlap import baselines, summary
 from raremask.run import build_trainer, load_config
 from raremask.runfolder import read_counts, read_table
@@ -212,6 +213,71 @@ def test_a_debug_run_works_on_the_real_dataset(real_data, tmp_path, dataset):
     assert state(tmp_path)["state"] == "done"
     columns = read_table(tmp_path / "per_image_test.csv")[0]
     assert ("dice_fov" in columns) == (dataset == "drive")
+
+
+# --- splits and leaks -------------------------------------------------------------------------------------------------
+
+
+def own_images(root: Path, number: int = 15) -> tuple[str, ...]:
+    """Overrides for a folder of small images of one's own."""
+    data = Phantom("polyp", train=number, val=0, test=0, size=(48, 40), channels=3, batch_size=1)
+    for index, record in enumerate(data.records()):
+        image, mask, _ = data.arrays(record)
+        saved(root / "images" / f"{index:02d}.png", image)
+        saved(root / "masks" / f"{index:02d}.png", mask.astype("uint8") * 255)
+    where = (f"dataset.images={root / 'images'}", f"dataset.masks={root / 'masks'}")
+    return ("dataset=folder", *where, "dataset.size=[48,40]", "dataset.workers=0", *TINY[4:])
+
+
+def split_of(folder: Path) -> dict[str, str]:
+    return {row["image"]: row["split"] for row in read_table(folder / "split.csv")}
+
+
+def test_a_run_keeps_its_split_whatever_becomes_of_the_drawing(tmp_path, train_anything, command, capsys):
+    images = own_images(tmp_path)
+    folder = train_anything(*images, "split.fold=1", "split.seed=7")
+    placed = split_of(folder)
+    assert sorted(placed.values()) == ["test"] * 3 + ["train"] * 9 + ["val"] * 3
+    config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    config.split.seed = 99  # as if the drawing had changed
+    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
+    command("evaluate.py", f"run={folder}")
+    assert ": 0\n" in capsys.readouterr().out  # not a score has changed
+    other = train_anything(*images, f"split.file={folder / 'split.csv'}", folder="other")
+    assert split_of(other) == placed
+
+
+def test_a_copy_of_a_training_image_in_another_split_is_found(tmp_path, train_anything):
+    images = own_images(tmp_path)
+    clean = train_anything(*images, "leaks=error", folder="clean")
+    assert not (clean / "leaks.csv").exists()
+    by_split = {its: name for name, its in split_of(clean).items()}
+    source, copy = by_split["train"], by_split["test"]
+    shutil.copy(tmp_path / "images" / f"{source}.png", tmp_path / "images" / f"{copy}.png")
+    with pytest.raises(BadInput, match=f"train {source} is test {copy}") as error:
+        train_anything(*images, "leaks=error", folder="refused")
+    assert "1 of the 3 test images are in them" in str(error.value)
+    assert state(tmp_path / "refused")["state"] == "failed"
+    with pytest.warns(UserWarning, match="Scores will be too good"):
+        warned = train_anything(*images, folder="warned")
+    assert len(read_table(warned / "leaks.csv")) == 1
+    assert (warned / "figures" / "leaks.png").is_file()
+    ignored = train_anything(*images, "leaks=ignore", folder="ignored")
+    assert not (ignored / "leaks.csv").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*the full dataset has")
+@pytest.mark.parametrize("layout", ["cvc", "drive", "isic2018", "nerve", "course", "folder"])
+def test_an_exported_layout_is_trained_on(tmp_path, train_anything, layout):
+    script = str(ROOT / "scripts" / "export_phantom.py")
+    settings = (f"layout={layout}", f"out={tmp_path / 'data'}", "images=30", "size=[48,40]")
+    python(script, *settings, check=True)
+    where = {"folder": [f"dataset.{name}={tmp_path / 'data' / name}" for name in ("images", "masks")]}
+    dataset = where.get(layout, [f"dataset.root={tmp_path / 'data'}"])
+    small = ("dataset.size=[48,40]", "dataset.workers=0", *TINY[4:-1], "trainer.max_epochs=1")
+    folder = train_anything(f"dataset={layout}", *dataset, *small)
+    assert state(folder)["state"] == "done"
+    assert len(split_of(folder)) == {"nerve": 27, "course": 26}.get(layout, 30)
 
 
 def test_what_stood_for_auto_is_kept_in_the_run_folder_and_used_again(train, command, capsys):

@@ -1,12 +1,13 @@
 """What the scripts write is read back, and what they refuse is tried."""
 
 import importlib.util
+import zipfile
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, saved
 from raremask import BadInput
 from raremask.data.course import Course
 from raremask.data.cvc import CVC
@@ -31,9 +32,9 @@ def script(name: str) -> ModuleType:
 READERS = {  # layout: the reader, how many of 24 images it finds, the family, and the loss of JPEG in gray values
     "cvc": (CVC, 24, "polyp", 0),
     "drive": (DRIVE, 24, "vessel", 0),
-    "isic2018": (ISIC2018, 24, "lesion", 8),
+    "isic2018": (ISIC2018, 24, "lesion", 10),
     "nerve": (Nerve, 21, "ultrasound", 0),  # three have no mask
-    "course": (Course, 21, "lesion", 8),
+    "course": (Course, 21, "lesion", 10),
     "folder": (Folder, 24, "speck", 0),
 }
 
@@ -103,3 +104,87 @@ def test_an_export_writes_over_nothing(tmp_path):
     with pytest.raises(BadInput, match="is not empty; nothing was written"):
         script("export_phantom").export(["layout=cvc", f"out={tmp_path}"])
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+# --- prepare ----------------------------------------------------------------------------------------------------------
+
+
+def archive_of(folder, path, prefix=""):
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                archive.write(file, f"{prefix}{file.relative_to(folder).as_posix()}")
+    return path
+
+
+SIZES = {"cvc": (288, 384), "drive": (584, 565), "isic2018": (64, 48), "nerve": (420, 580), "course": (64, 48)}
+
+
+@pytest.mark.parametrize("layout", SIZES)
+def test_a_download_is_unpacked_checked_and_put_where_training_looks(tmp_path, monkeypatch, layout):
+    height, width = SIZES[layout]
+    export = script("export_phantom").export
+    export([f"layout={layout}", f"out={tmp_path / 'made'}", "images=20", f"size=[{height},{width}]"])
+    archive = archive_of(tmp_path / "made", tmp_path / "download.zip", prefix="Top Folder/Deeper/")
+    monkeypatch.setenv("RAREMASK_DATA", str(tmp_path / "data"))
+    prepare = script("prepare")
+    said = prepare.prepare(layout, [archive], None)
+    out = tmp_path / "data" / prepare.DOWNLOADS[layout].folder
+    number = {"nerve": 18, "course": 18}.get(layout, 20)
+    assert said.startswith(f"{out}: {number} images with masks (")
+    assert "Differs from the full dataset: " in said  # there are only 20
+    assert "Terms: " in said
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [out.name]  # no scratch is left
+    files = {path.relative_to(tmp_path / "made") for path in (tmp_path / "made").rglob("*")}
+    assert files == {path.relative_to(out) for path in out.rglob("*")}
+
+
+def test_a_dataset_in_several_archives_is_put_together(tmp_path):
+    script("export_phantom").export(["layout=isic2018", f"out={tmp_path / 'made'}", "images=20", "size=[64,48]"])
+    archives = [
+        archive_of(folder, tmp_path / f"{folder.name}.zip", prefix=f"{folder.name}/")
+        for folder in sorted((tmp_path / "made").iterdir())
+    ]
+    assert len(archives) == 6
+    said = script("prepare").prepare("isic2018", archives, tmp_path / "out")
+    assert "20 images with masks (16 train, 2 val, 2 test)" in said
+
+
+def test_what_differs_from_the_full_dataset_is_said(tmp_path):
+    script("export_phantom").export(["layout=cvc", f"out={tmp_path / 'made'}", "images=20", "size=[64,48]"])
+    said = script("prepare").prepare("cvc", [archive_of(tmp_path / "made", tmp_path / "a.zip")], tmp_path / "out")
+    assert "has 20 images; the full dataset has 612 there" in said
+    assert "images have 48x64 (20) pixels; all should have 384x288" in said
+
+
+def test_a_download_that_cannot_be_used_leaves_nothing_behind(tmp_path):
+    script("export_phantom").export(["layout=course", f"out={tmp_path / 'made'}", "images=20", "size=[64,48]"])
+    masks = sorted((tmp_path / "made" / "Train" / "Mask").iterdir())
+    masks[0].unlink()
+    saved(masks[1], np.full((64, 48), 7, np.uint8))
+    archive = archive_of(tmp_path / "made", tmp_path / "a.zip")
+    prepare = script("prepare")
+    with pytest.raises(BadInput) as error:
+        prepare.prepare("course", [archive], tmp_path / "out")
+    assert "2 of 18 images cannot be used" in str(error.value)
+    assert f"{masks[0].name}: no such file" in str(error.value)
+    assert f"{masks[1].name}: the brightest value is 7" in str(error.value)
+    with pytest.raises(BadInput, match="no folder PNG or Original in the archive; it begins with Test, Test/Image"):
+        prepare.prepare("cvc", [archive], tmp_path / "out")
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as outer:
+        outer.write(archive, "inner.zip")
+    with pytest.raises(BadInput, match=r"It holds archives \(inner.zip\): unpack it, and give those"):
+        prepare.prepare("cvc", [tmp_path / "outer.zip"], tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "made", "outer.zip"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(BadInput, match="is not empty; nothing was written"):
+        prepare.prepare("cvc", [archive], tmp_path / "out")
+
+
+def test_the_real_drive_passes_as_complete(real_data, tmp_path):
+    archive = archive_of(real_data("DRIVE"), tmp_path / "DRIVE.zip", prefix="DRIVE/")
+    said = script("prepare").prepare("drive", [archive], tmp_path / "out")
+    assert said.startswith(
+        f"{tmp_path / 'out'}: 40 images with masks (16 train, 4 val, 20 test), every file read.\nTerms"
+    )

@@ -188,6 +188,15 @@ def _check(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, kind) or value < least:
             raise BadInput(f"{key}={value} must be a {'whole ' if kind is int else ''}number, {least} or more.")
+    check_dataset(cfg)
+
+
+def check_dataset(cfg: DictConfig) -> None:
+    """Refuse a dataset that is not where it should be.
+
+    Raises:
+        BadInput: If the dataset has a folder and it is not there, or the policy for empty masks is unknown.
+    """
     if cfg.empty not in EMPTY:
         raise BadInput(f"empty={cfg.empty} is no policy for empty masks. Choices: {', '.join(EMPTY)}")
     root = cfg.dataset.get("root")

@@ -112,6 +112,103 @@ def twins(found: Sequence[Twins], titles: Sequence[str], images: Sequence[np.nda
     return figure
 
 
+def contours(shown: Sequence[tuple[str, np.ndarray, np.ndarray]], heading: str = "") -> Figure:
+    """Draw images with the outline of their masks, five to a row.
+
+    Args:
+        shown: Title, image `(h, w, 1 or 3)` uint8 and mask `(h, w)` of each; at least one.
+        heading: Stands over everything.
+
+    Returns:
+        A figure that belongs to no window.
+    """
+    rows = -(-len(shown) // 5)
+    height, width = shown[0][2].shape
+    figure = Figure(figsize=(12, 0.7 + rows * (0.35 + 2.3 * height / width)), layout="constrained")
+    axes = figure.subplots(rows, 5, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, (title, image, mask) in zip(axes, shown, strict=False):
+        axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+        if mask.any() and not mask.all():
+            axis.contour(mask, levels=[0.5], colors="#00e000", linewidths=1)
+        axis.set_title(title, fontsize=8)
+    if heading:
+        figure.suptitle(heading, fontsize=11)
+    return figure
+
+
+def weight_maps(image: np.ndarray, mask: np.ndarray, maps: Mapping[str, np.ndarray], heading: str = "") -> Figure:
+    """Draw an image, its mask, and what each pixel weighs in a loss under several settings, on one scale.
+
+    Args:
+        image: `(h, w, 1 or 3)` uint8.
+        mask: `(h, w)`.
+        maps: Weights `(h, w)` in [0, 1] by the title of their setting.
+        heading: Stands over everything.
+
+    Returns:
+        A figure that belongs to no window.
+    """
+    number, (height, width) = 2 + len(maps), mask.shape
+    figure = Figure(figsize=(2.4 * number + 0.6, 0.9 + 2.4 * height / width), layout="constrained")
+    axes = figure.subplots(1, number)
+    axes[0].imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+    axes[1].imshow(mask, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    for axis, weights in zip(axes[2:], maps.values(), strict=True):
+        scale = axis.imshow(weights, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+    for axis, title in zip(axes, ("image", "mask", *maps), strict=True):
+        axis.set_title(title, fontsize=9)
+        axis.set_axis_off()
+    figure.colorbar(scale, ax=axes[2:].tolist(), shrink=0.8, label="weight")
+    if heading:
+        figure.suptitle(heading, fontsize=11)
+    return figure
+
+
+def histograms(panels: Sequence[tuple[str, str, Sequence[float], bool]], intensity: np.ndarray) -> Figure:
+    """Draw how measures are distributed over images or objects, and how often each intensity occurs.
+
+    Args:
+        panels: Title, unit, values, and whether they are measured, more than 0 and perhaps of several orders of
+            magnitude (then the scale is logarithmic), not counted.
+        intensity: `(1 or 3, 256)` how often each value occurs in each channel.
+
+    Returns:
+        A figure that belongs to no window.
+    """
+    rows = -(-(len(panels) + 1) // 3)
+    figure = Figure(figsize=(11, 2.8 * rows), layout="constrained")
+    axes = figure.subplots(rows, 3, squeeze=False).ravel()
+    for axis, (title, unit, values, wide) in zip(axes, panels, strict=False):
+        axis.set(title=title, xlabel=unit)
+        if len(values) == 0:
+            axis.text(0.5, 0.5, "none", ha="center", va="center", transform=axis.transAxes)
+            continue
+        low, high = min(values), max(values)
+        if wide and high > 20 * low:
+            axis.set_xscale("log")
+            bins = np.geomspace(low * 0.95, high * 1.05, 31)
+        elif wide:
+            bins = np.linspace(low, max(high, low + 1e-6), 31)
+        else:
+            bins = np.arange(low - 0.5, high + 1)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.hist(values, bins=bins, color="#4477aa")
+        median = float(np.median(values))
+        axis.axvline(
+            median, color="#cc3311", label=f"median {median:.0f}" if median >= 1000 else f"median {median:.3g}"
+        )
+        axis.legend(fontsize=8, frameon=False)
+    colours = ("#cc3311", "#228833", "#4477aa") if len(intensity) == 3 else ("#555555",)
+    for counts, colour in zip(intensity, colours, strict=True):
+        axes[len(panels)].plot(counts / counts.sum(), color=colour, linewidth=1)
+    axes[len(panels)].set(title="Intensity", xlabel="value", yscale="log")
+    for axis in axes[len(panels) + 1 :]:
+        axis.set_axis_off()
+    return figure
+
+
 def curves(history: Sequence[Mapping[str, float]]) -> Figure:
     """Draw the losses and the Dice scores over the epochs, with a line where `optim/stage` changes.
 

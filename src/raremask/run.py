@@ -5,6 +5,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from tqdm import tqdm
 
-from raremask import BadInput, figures
+from raremask import BadInput, description, figures
 from raremask.callbacks import LossSwitch, Progress, figure_row
 from raremask.data import leaks, splits
 from raremask.data.base import ImageMaskData
+from raremask.data.fingerprint import fingerprint, measure
 from raremask.metrics.overlap import score
 from raremask.module import Segmenter
 from raremask.runfolder import (
@@ -35,6 +38,7 @@ from raremask.runfolder import (
     status,
     summaries,
     write_scores,
+    write_table,
     write_text,
 )
 
@@ -123,6 +127,52 @@ def evaluate(cfg: DictConfig) -> float:
     return scores["dice"]
 
 
+def describe(cfg: DictConfig) -> None:
+    """Print what a dataset is like, and write it as Markdown, JSON, CSV and pictures.
+
+    Args:
+        cfg: The composed `conf/describe.yaml`.
+    """
+    data = build_data(cfg)
+    placed, folder = data.pictures(), Path(cfg.folder)
+    with ThreadPoolExecutor() as pool:
+        each = pool.map(lambda pair: measure(*pair), placed)
+        measured = list(tqdm(each, total=len(placed), desc="Measuring", leave=False, disable=None))
+    images, masks = zip(*(picture.inside() for _, picture in placed), strict=True)
+    found = leaks.twins(images)
+    contrary = leaks.contradictions(found, masks)
+    across = [pair for pair in found if placed[pair.first][0] != placed[pair.second][0]]
+    print_of, floor = fingerprint(measured), description.uninformed(measured, cfg.empty)
+    advice = description.suggestions(print_of, data)
+    titles = [f"{split} {picture.name}" for split, picture in placed]
+    said = [
+        f"{len(found)} pairs, {len(across)} of them in different splits",
+        *(f"{titles[p.first]} is {titles[p.second]} ({p.likeness:.2f})" for p in across[:5]),
+        f"{len(contrary)} of the pairs contradict each other: their masks have a Dice below 0.5",
+        *(f"{titles[p.first]} and {titles[p.second]}: Dice {dice:.2f}" for p, dice in contrary[:5]),
+    ]
+    drawn = description.draw(data, measured, found)
+    name = HydraConfig.get().runtime.choices.dataset
+    text = description.text(name, print_of, floor, advice, said, list(drawn), cfg.empty)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, figure in drawn.items():
+        figure.savefig(folder / f"{file}.png", dpi=110)
+    numbers = print_of | {
+        "dataset": name,
+        "uninformed": floor,
+        "suggestions": [vars(one) for one in advice],
+        "twins": len(found),
+        "twins_across_splits": len(across),
+        "contradictions": len(contrary),
+    }
+    write_text(folder / "fingerprint.json", json.dumps(numbers, indent=2) + "\n")
+    write_text(folder / "twins.csv", leaks.table(found, _placed(data)))
+    write_text(folder / "description.md", text)
+    write_table(folder / "images.csv", [one.row() for one in measured])
+    print(text[: text.index("\n![")] if drawn else text)
+    print(f"\nWritten to {os.path.relpath(folder)}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+
+
 def _compare_with_record(table: Path, data: ImageMaskData, module: Segmenter, split: str) -> None:
     """Write the table of a split; beside the one that the run has left, if the two differ."""
     if not table.is_file():
@@ -161,6 +211,7 @@ def build(cfg: DictConfig, folder: Path | None = None) -> tuple[ImageMaskData, S
     Raises:
         BadInput: If images cannot be used, or the monitored score needs a field of view and the dataset has none.
     """
+    pl.seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
     if cfg.monitor.endswith("_fov") and data.splits["val"].pictures[0].valid is None:
         raise BadInput(f"monitor={cfg.monitor} needs a field of view, and this dataset has none. Use monitor=val/dice.")
@@ -187,8 +238,8 @@ def build_data(cfg: DictConfig) -> ImageMaskData:
     Raises:
         BadInput: If images cannot be used or divided.
     """
-    pl.seed_everything(cfg.seed, verbose=False)
-    data = instantiate(cfg.dataset, augment=instantiate(cfg.augment), split=instantiate(cfg.split), seed=cfg.seed)
+    augment = instantiate(cfg.augment) if "augment" in cfg else None
+    data = instantiate(cfg.dataset, augment=augment, split=instantiate(cfg.split), seed=cfg.get("seed", 0))
     data.setup()
     return data
 

@@ -15,7 +15,14 @@ from raremask import BadInput
 from raremask.metrics.overlap import COUNTS, baselines, score, summary
 
 #: Columns that hold names, whatever they look like.
-TEXT = ("image", "group")
+TEXT = (
+    "image",
+    "group",
+    "split",
+    "twin",
+    "twin_group",
+    "twin_split",
+)  # columns of words, even if they look like numbers
 
 #: The scores of a table on the terminal.
 SHOWN = ("dice", "iou", "precision", "recall", "dice_pooled", "dice_fov")

@@ -147,7 +147,8 @@ class ImageMaskData(LightningDataModule):
         self.channels, self.batch_size, self.workers = channels, batch_size, workers
         self.resize, self.augment, self.split, self.seed = resize, augment, split or Split(), seed
         self.splits: dict[str, Pictures] = {}
-        self.remarks: list[str] = []  # on masks that can be used, but deserve a word
+        self.remarks: list[str] = []  # on masks with soft edges
+        self.vanished: list[str] = []  # names of masks whose foreground is lost at the network's size
 
     def records(self) -> list[Record]:
         """Return the record of every image with a mask.
@@ -218,6 +219,13 @@ class ImageMaskData(LightningDataModule):
             shown = "\n".join(f"  {problem}" for problem in problems[:20])
             more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
             raise BadInput(f"{len(problems)} of {len(records)} images cannot be used:\n{shown}{more}")
+        if self.vanished:
+            warnings.warn(
+                f"{len(self.vanished)} of {len(records)} masks lose all their foreground at dataset.size="
+                f"{list(self.size)}, such as {', '.join(sorted(self.vanished)[:3])}: training takes them as empty. Use "
+                "a larger size, or crops (augment=patches) at the native one.",
+                stacklevel=3,
+            )
         if self.remarks:
             shown = "".join(f"\n  {remark}" for remark in sorted(self.remarks)[:3])
             warnings.warn(
@@ -245,11 +253,14 @@ class ImageMaskData(LightningDataModule):
         def fitted(pixels: np.ndarray, interpolation: int) -> np.ndarray:
             return _pad(_resize(pixels, box[2:], interpolation), size, box)
 
+        small = fitted(mask.astype(np.uint8), cv2.INTER_NEAREST_EXACT)
+        if mask.any() and not small.any():
+            self.vanished.append(record.name)
         return Picture(
             name=record.name,
             group=record.group,
             image=keep(fitted(image, _interpolation(image.shape, box[2:]))),
-            mask=keep(fitted(mask.astype(np.uint8), cv2.INTER_NEAREST_EXACT)),
+            mask=keep(small),
             valid=None if valid is None else keep(fitted(valid.astype(np.uint8), cv2.INTER_NEAREST_EXACT)),
             size=image.shape[:2],
             box=box,

@@ -19,6 +19,7 @@ import numpy as np
 SIDE = 48  # pixels of a descriptor
 FINE = 2.0  # pixels at that size: structure below this is compared
 LIKENESS = 0.66  # from here two images count as the same
+TURNS = 8  # ways to mirror and turn by quarters
 ROWS = 256  # compared with all others at a time, to bound memory
 
 
@@ -30,11 +31,13 @@ class Twins:
         first: Index of one image.
         second: Index of the other, which is larger.
         likeness: Correlation of their fine structure, at most 1; exactly 1 if every pixel is the same.
+        turn: How the first is to be turned to be like the second, for :func:`turned`.
     """
 
     first: int
     second: int
     likeness: float
+    turn: int = 0
 
 
 def twins(images: Sequence[np.ndarray], parts: Sequence[str] | None = None, likeness: float = LIKENESS) -> list[Twins]:
@@ -61,17 +64,63 @@ def twins(images: Sequence[np.ndarray], parts: Sequence[str] | None = None, like
     found = []
     for start in range(0, len(images), ROWS):
         rows = described[start : start + ROWS]
-        alike = np.max([turned.reshape(len(rows), -1) @ flat[start:].T for turned in _turned(rows)], axis=0)
+        ways = np.stack([turned(rows, turn).reshape(len(rows), -1) @ flat[start:].T for turn in range(TURNS)])
+        turn, alike = ways.argmax(axis=0), ways.max(axis=0)
         alike = np.minimum(alike, np.nextafter(np.float32(1), np.float32(0)))  # 1 is said of equal pixels only
-        alike[exact[start : start + ROWS, None] == exact[None, start:]] = 1
+        same = exact[start : start + ROWS, None] == exact[None, start:]
+        alike[same], turn[same] = 1, 0
         if apart:
             alike[parts[start : start + ROWS, None] == parts[None, start:]] = -1
         alike[np.tril_indices(len(rows), 0, len(images) - start)] = -1
         found += [
-            Twins(start + int(row), start + int(column), float(alike[row, column]))
+            Twins(start + int(row), start + int(column), float(alike[row, column]), int(turn[row, column]))
             for row, column in zip(*np.nonzero(alike >= likeness), strict=True)
         ]
     return sorted(found, key=lambda pair: (-pair.likeness, pair.first, pair.second))
+
+
+def turned(images: np.ndarray, turn: int) -> np.ndarray:
+    """Turn by quarters and mirror.
+
+    Args:
+        images: `(n, h, w)`.
+        turn: From 0 (as it is) to 7; from 4 on mirrored too.
+
+    Returns:
+        `(n, h, w)`, or `(n, w, h)` if `turn` is odd.
+
+    >>> turned(np.array([[[1, 2], [3, 4]]]), 4).tolist()
+    [[[2, 1], [4, 3]]]
+    """
+    quarters = np.rot90(images, turn % 4, axes=(1, 2))
+    return quarters[:, :, ::-1] if turn >= 4 else quarters
+
+
+def contradictions(
+    found: Sequence[Twins], masks: Sequence[np.ndarray], least: float = 0.5
+) -> list[tuple[Twins, float]]:
+    """Find the twins whose masks do not agree: what is foreground in one is not in the other.
+
+    Args:
+        found: The pairs.
+        masks: `(h, w)` uint8 of 0 and 1, one for each image.
+        least: The Dice of both masks below which they contradict each other; two empty ones agree.
+
+    Returns:
+        The pairs and their Dice.
+    """
+    contrary = []
+    for pair in found:
+        one, other = (
+            cv2.resize(masks[index].astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+            for index in (pair.first, pair.second)
+        )
+        one = turned(one[None], pair.turn)[0]
+        both = float(one.sum() + other.sum())
+        dice = 2 * float(np.minimum(one, other).sum()) / both if both else 1.0
+        if dice < least:
+            contrary.append((pair, dice))
+    return contrary
 
 
 def table(found: Sequence[Twins], placed: Sequence[tuple[str, str, str]]) -> str:
@@ -107,9 +156,3 @@ def _described(images: Sequence[np.ndarray]) -> np.ndarray:
     described[plain] = 0
     norms = np.linalg.norm(described, axis=(1, 2), keepdims=True)
     return np.divide(described, norms, out=np.zeros_like(described), where=norms > 0)
-
-
-def _turned(described: np.ndarray) -> list[np.ndarray]:
-    """The eight ways to mirror and turn by quarters."""
-    quarters = [np.rot90(described, turns, axes=(1, 2)) for turns in range(4)]
-    return quarters + [turned[:, :, ::-1] for turned in quarters]

@@ -57,9 +57,13 @@ class BoundaryGaussian(nn.Module):
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the scalar loss of `logits` and `mask`, both `(B, 1, H, W)`."""
+        return cross_entropy(logits, mask, self.weights(mask))
+
+    def weights(self, mask: Tensor) -> Tensor:
+        """Return what each pixel weighs, `(B, 1, H, W)` float32 in [0, 1]."""
         weight_foreground, weight_background = balance(*class_counts(mask, per_image=False))
         lifted = distances.proximity(mask, self.sigma).add_(weight_background).clamp_(max=1)
-        return cross_entropy(logits, mask, torch.where(mask != 0, weight_foreground, lifted))
+        return torch.where(mask != 0, weight_foreground, lifted)
 
 
 class DoU(nn.Module):

@@ -97,17 +97,21 @@ def summary(counts: np.ndarray, empty: str = "one") -> dict[str, float]:
 
 
 def baselines(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """What painting nothing and painting everything would have counted on the same images.
+    """What predictions without any knowledge of the images would have counted on them.
 
     Args:
         counts: `(n, 4)` numbers of pixels, columns tp, fp, fn, tn, of any prediction.
 
     Returns:
-        Counts of the same shape under `all background` and `all foreground`.
+        Counts of the same shape under `all background`, `all foreground`, and `random`: each pixel is foreground with
+        the probability that a pixel of all images is; drawn, but the same whenever it is asked for.
     """
     tp, fp, fn, tn = np.asarray(counts).reshape(-1, 4).T
-    nothing = np.zeros_like(tp)
+    foreground, background, nothing = tp + fn, fp + tn, np.zeros_like(tp)
+    share, random = foreground.sum() / (foreground + background).sum(), np.random.default_rng(0)
+    hit, wrong = random.binomial(foreground, share), random.binomial(background, share)
     return {
-        "all background": np.stack([nothing, nothing, tp + fn, fp + tn], axis=1),
-        "all foreground": np.stack([tp + fn, fp + tn, nothing, nothing], axis=1),
+        "all background": np.stack([nothing, nothing, foreground, background], axis=1),
+        "all foreground": np.stack([foreground, background, nothing, nothing], axis=1),
+        "random": np.stack([hit, wrong, foreground - hit, background - wrong], axis=1),
     }

@@ -1,0 +1,230 @@
+"""What a dataset is like, in words: its fingerprint, what knows nothing scores on it, and what follows for training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from raremask import figures
+from raremask.data.base import ImageMaskData
+from raremask.data.fingerprint import Measures
+from raremask.data.leaks import Twins
+from raremask.losses.boundary import BoundaryGaussian
+from raremask.losses.overlap import Tversky
+from raremask.losses.pixel import WeightedBCE
+from raremask.metrics.overlap import baselines, summary
+
+SIGMAS = (1, 3, 6, 10)  # pixels, as in the thesis' figure
+THIN, LONG = 12, 32  # an object this many times longer than thick is a line; a crop holds it this many times
+SEEN = 0.99  # how sure a batch should be to hold foreground
+SHOWN, EMPTY_SHOWN = 10, 3  # images, and those of them that have no foreground
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A setting, as it is written on the command line, and why.
+
+    Args:
+        setting: What to write; empty if nothing needs to be changed.
+        reason: The numbers behind it.
+    """
+
+    setting: str
+    reason: str
+
+
+def suggestions(found: Mapping, data: ImageMaskData) -> list[Suggestion]:
+    """Derive settings from a fingerprint, each with its reason.
+
+    Args:
+        found: Of :func:`raremask.data.fingerprint.fingerprint`.
+        data: Whose training split decides about losses, as `auto` does in training.
+    """
+    if found["empty"] == 1:
+        return [Suggestion("", "no image has foreground: there is nothing to learn")]
+    training = data.training_foreground()
+    weight = WeightedBCE.auto(training)["pos_weight"]
+    prices = Tversky.auto(training)
+    sigma = BoundaryGaussian.auto(training)["sigma"]
+    made = [
+        Suggestion(
+            f"loss=weighted_bce loss.pos_weight={weight:.3g}",
+            f"{training.imbalance:.3g} background pixels to one of foreground in training; at most 100 is used",
+        ),
+        Suggestion(
+            f"loss=tversky loss.alpha={prices['alpha']:.2g} loss.beta={prices['beta']:.2g}",
+            "a missed pixel costs more than a false one, the more so the rarer the foreground is",
+        ),
+        Suggestion(
+            f"loss=boundary_gaussian loss.sigma={sigma:.2g}",
+            f"the foreground is {training.thickness:.3g} pixels thick in training; the band around it is to be thinner",
+        ),
+    ]
+    height, width = data.splits["train"].pictures[0].mask.shape
+    made.append(_crop(found["largest_side"]["p95"], found["thickness"], (height, width)))
+    empty = found["splits"]["train"]["empty"]
+    if empty > 0:
+        least = int(np.ceil(np.log(1 - SEEN) / np.log(empty))) if empty < 1 else 1
+        made.append(
+            Suggestion(
+                f"dataset.batch_size={max(2, least)}",
+                f"{empty:.0%} of the training masks are empty: with this many or more, fewer than one batch in "
+                f"{1 / (1 - SEEN):.0f} has no foreground (or draw more of it: dataset.foreground_share=0.5)",
+            )
+        )
+    else:
+        made.append(Suggestion("", "every training image has foreground: any batch size will see some"))
+    if data.vanished:
+        made.append(
+            Suggestion(
+                "dataset.size=<larger>",
+                f"{len(data.vanished)} masks lose all their foreground at {width}x{height}, such as {data.vanished[0]}",
+            )
+        )
+    return made
+
+
+def _crop(side: float, thick: Mapping[str, float] | None, size: tuple[int, int]) -> Suggestion:
+    """Crops that hold the largest object twice, or much of a long thin one, if they are small beside the image."""
+    long = f"the largest object is up to {side:.0f} pixels long (95 % of the images) in {size[1]}x{size[0]}"
+    thin = thick is not None and THIN * thick["p95"] < side
+    crop, why = 2 * side, f"{long}: a crop of twice that holds it"
+    if thin:
+        crop, why = LONG * thick["p95"], f"{long} but only {thick['p95']:.2g} thick: a crop holds enough of it"
+    crop = max(64, int(np.ceil(crop / 32)) * 32)
+    if crop > 0.75 * min(size):
+        return Suggestion("", f"{long}: train on whole images, not on crops")
+    steps = f"augment.steps.foreground_crop.height={crop} augment.steps.foreground_crop.width={crop}"
+    return Suggestion(f"augment=patches {steps} dataset.draws={round(size[0] * size[1] / crop**2)}", why)
+
+
+def uninformed(measured: Sequence[Measures], empty: str) -> dict[str, dict[str, float]]:
+    """Score predictions that know nothing of the images: the floor under every result.
+
+    Args:
+        measured: The pictures.
+        empty: Policy for images whose mask and prediction are both empty.
+
+    Returns:
+        A summary each for `all background`, `all foreground` and `random`.
+    """
+    counts = np.array([[0, 0, one.foreground, one.pixels - one.foreground] for one in measured])
+    return {name: summary(cells, empty) for name, cells in baselines(counts).items()}
+
+
+def draw(data: ImageMaskData, measured: Sequence[Measures], found: Sequence[Twins]) -> dict[str, Figure]:
+    """Draw histograms, example images, weight maps of Boundary-Gaussian, and twins if there are some.
+
+    Args:
+        data: The pictures.
+        measured: Of each picture, in the order of `data.pictures()`.
+        found: Twins among them.
+
+    Returns:
+        Figures by the name of their file.
+    """
+    placed = data.pictures()
+    filled = [index for index, one in enumerate(measured) if one.foreground]
+    share = [one.foreground / one.pixels for one in measured]
+    panels = [
+        ("Foreground, images that have some", "share of the pixels", [share[index] for index in filled], True),
+        ("Objects per image", "number", [len(measured[index].objects) for index in filled], False),
+        ("Area of objects", "pixels", [area for index in filled for area in measured[index].objects], True),
+        ("Thickness of the foreground", "pixels", [one.thickness for one in measured if one.thickness], True),
+        ("Boundary per image", "pixels", [measured[index].boundary for index in filled], True),
+    ]
+    drawn = {"fingerprint": figures.histograms(panels, np.sum([one.histogram for one in measured], axis=0))}
+    if filled:
+        ordered = sorted(filled, key=lambda index: share[index])
+        empty = [index for index, one in enumerate(measured) if not one.foreground][:EMPTY_SHOWN]
+        steps = np.linspace(0, len(ordered) - 1, min(SHOWN - len(empty), len(ordered))).round().astype(int)
+        chosen = [ordered[step] for step in steps]
+        shown = [
+            (f"{placed[index][1].name}\n{share[index]:.2%}", *placed[index][1].inside()) for index in chosen + empty
+        ]
+        drawn["examples"] = figures.contours(shown, "From the smallest to the largest foreground")
+        image, mask = placed[ordered[len(ordered) // 2]][1].inside()
+        as_batch = torch.from_numpy(np.ascontiguousarray(mask))[None, None]
+        maps = {f"sigma = {sigma}": BoundaryGaussian(float(sigma)).weights(as_batch)[0, 0].numpy() for sigma in SIGMAS}
+        drawn["weights"] = figures.weight_maps(image, mask, maps, "What a pixel weighs in Boundary-Gaussian")
+    if found:
+        titles = [f"{split} {picture.name}" for split, picture in placed]
+        drawn["twins"] = figures.twins(found, titles, [picture.inside()[0] for _, picture in placed])
+    return drawn
+
+
+def text(
+    title: str,
+    found: Mapping,
+    floor: Mapping[str, Mapping[str, float]],
+    advice: Sequence[Suggestion],
+    leaks: Sequence[str],
+    pictures: Sequence[str],
+    empty: str,
+) -> str:
+    """Write the description as Markdown.
+
+    Args:
+        title: Name of the dataset.
+        found: Its fingerprint.
+        floor: Of :func:`uninformed`.
+        advice: Of :func:`suggestions`.
+        leaks: A line for each finding about twins.
+        pictures: Names of the figures.
+        empty: Policy for empty masks that `floor` went by.
+    """
+    sizes, first = found["sizes"], found["sizes"][0]
+    more = f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
+    channels = ", ".join(f"{one['mean']:.0f} ± {one['std']:.0f}" for one in found["intensity"])
+    lines = [
+        f"# {title}",
+        "",
+        f"- {found['images']} images of {found['groups']} groups, {first['width']}x{first['height']}{more}",
+        f"- intensity {channels} (mean ± standard deviation of each channel, of 255)",
+        f"- {found['empty']:.1%} of the masks are empty; {found['foreground_pooled']:.2%} of all pixels are foreground",
+        "",
+        "| split | images | groups | empty | foreground |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {one['images']} | {one['groups']} | {one['empty']:.1%} | {one['foreground']:.2%} |"
+        for name, one in found["splits"].items()
+    ]
+    named = {
+        "foreground": ("foreground, share of the pixels", "{:.2%}"),
+        "objects_per_image": ("objects per image", "{:.3g}"),
+        "object_area": ("area of an object, pixels", "{:.0f}"),
+        "largest_side": ("longer side of the largest object, pixels", "{:.0f}"),
+        "thickness": ("thickness, pixels", "{:.3g}"),
+        "boundary_length": ("boundary, pixels", "{:.0f}"),
+    }
+    present = {key: how for key, how in named.items() if found[key]}
+    if present:
+        names = list(next(found[key] for key in present))
+        lines += [
+            "",
+            "Images with foreground, at the network's size:",
+            "",
+            f"| | {' | '.join(names)} |",
+            "|---|" + "---|" * len(names),
+        ]
+        lines += [
+            f"| {name} | {' | '.join(shape.format(found[key][column]) for column in names)} |"
+            for key, (name, shape) in present.items()
+        ]
+    scores = [name for name in next(iter(floor.values())) if not name.startswith("foreground")]
+    lines += [
+        "",
+        f"What knows nothing scores (an empty mask left empty counts as: {empty}):",
+        "",
+        f"| | {' | '.join(scores)} |",
+        "|---|" + "---|" * len(scores),
+    ]
+    lines += [f"| {name} | {' | '.join(f'{row[score]:.4f}' for score in scores)} |" for name, row in floor.items()]
+    lines += ["", "What follows for training:", ""]
+    lines += [f"- `{one.setting}`: {one.reason}" if one.setting else f"- {one.reason}" for one in advice]
+    lines += ["", "Images that are nearly the same:", "", *(f"- {line}" for line in leaks)]
+    lines += ["", *(f"![{name}]({name}.png)" for name in pictures), ""]
+    return "\n".join(lines)
