@@ -1,0 +1,83 @@
+"""What probabilities are worth: their ranking, and whether they mean what they say.
+
+Everything comes from one histogram of an image's probabilities, foreground and background apart; so it costs one pass,
+adds up over images, and holds the counts at every threshold too.
+"""
+
+import numpy as np
+
+BINS = 1000  # of the histogram; thresholds lie between them, at multiples of 1 / BINS
+GROUPS = 15  # of the expected calibration error, as Guo et al. have it
+
+
+def histogram(probability: np.ndarray, mask: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """Count probabilities, foreground and background apart.
+
+    Args:
+        probability: `(H, W)` float in [0, 1].
+        mask: `(H, W)` boolean.
+        valid: `(H, W)` boolean; only pixels where it holds are counted. None counts all.
+
+    Returns:
+        `(2, BINS)` int64: how many background (row 0) and foreground pixels (row 1) have a probability in
+        [k / BINS, (k + 1) / BINS); 1 is in the last bin.
+
+    >>> histogram(np.array([[0.0, 0.5, 1.0]]), np.array([[False, True, True]])).sum(axis=1).tolist()
+    [1, 2]
+    """
+    # the nudge puts a float32 such as 0.7 into the bin that begins there
+    level = np.minimum((probability * BINS + 1e-4).astype(np.int32), BINS - 1)
+    level += mask.astype(np.int32) * BINS
+    level = level.ravel() if valid is None else level[valid]
+    return np.bincount(level, minlength=2 * BINS).reshape(2, BINS)
+
+
+def counts_at(counted: np.ndarray) -> np.ndarray:
+    """Counts at every threshold of the grid k / BINS; foreground is what reaches it.
+
+    Args:
+        counted: `(..., 2, BINS)` of :func:`histogram`.
+
+    Returns:
+        `(..., BINS, 4)` int64: tp, fp, fn, tn for the thresholds 0, 1 / BINS, ...
+    """
+    above = counted[..., ::-1].cumsum(axis=-1)[..., ::-1]
+    total = counted.sum(axis=-1, keepdims=True)
+    fp, tp = above[..., 0, :], above[..., 1, :]
+    return np.stack([tp, fp, total[..., 1, :] - tp, total[..., 0, :] - fp], axis=-1)
+
+
+def average_precision(counted: np.ndarray) -> float:
+    """Area under the curve of precision over recall, as the sum of its steps; NaN without foreground.
+
+    Args:
+        counted: `(2, BINS)` of :func:`histogram`.
+    """
+    if not counted[1].sum():
+        return float("nan")
+    tp, fp = counted[1, ::-1].cumsum(), counted[0, ::-1].cumsum()
+    precision = np.divide(tp, tp + fp, out=np.zeros(BINS), where=tp + fp > 0)
+    return float((counted[1, ::-1] * precision).sum() / tp[-1])
+
+
+def calibration_scores(counted: np.ndarray) -> dict[str, float]:
+    """Brier score and expected calibration error of the foreground's probability, pixel by pixel.
+
+    Args:
+        counted: `(2, BINS)` of :func:`histogram`; probabilities are taken as the middle of their bin.
+
+    Returns:
+        `brier`: mean squared difference of probability and truth; `ece`: mean difference of the probability and the
+        share of foreground, over groups of equally wide probability, weighed by their pixels. Both in [0, 1], 0 is
+        perfect.
+
+    Source:
+        Brier (1950); Guo et al. (2017), https://arxiv.org/abs/1706.04599
+    """
+    middle = (np.arange(BINS) + 0.5) / BINS
+    pixels = counted.sum()
+    brier = (counted[0] * middle**2 + counted[1] * (1 - middle) ** 2).sum() / pixels
+    group = np.arange(BINS) * GROUPS // BINS
+    all_of, positive = np.bincount(group, counted.sum(axis=0)), np.bincount(group, counted[1])
+    expected = np.bincount(group, counted.sum(axis=0) * middle)
+    return {"brier": float(brier), "ece": float(np.abs(expected - positive).sum() / all_of.sum())}

@@ -1,0 +1,61 @@
+"""Every score of one image, by one name each."""
+
+import numpy as np
+
+from raremask.metrics.calibration import average_precision, calibration_scores, histogram
+from raremask.metrics.objects import centreline_dice, detection_scores
+from raremask.metrics.overlap import EMPTY, more_scores, score
+from raremask.metrics.surface import boundary_iou, surface_scores
+
+
+def image_scores(
+    probability: np.ndarray,
+    prediction: np.ndarray,
+    mask: np.ndarray,
+    valid: np.ndarray | None = None,
+    empty: str = "one",
+    tolerance: float = 2.0,
+) -> dict[str, float]:
+    """Score one image in every way.
+
+    Args:
+        probability: `(H, W)` float in [0, 1], of the foreground.
+        prediction: `(H, W)` boolean: what became of it, by a threshold and perhaps more.
+        mask: `(H, W)` boolean, the truth.
+        valid: `(H, W)` boolean; where it does not hold, nothing counts, and both masks are taken as background.
+        empty: What an image is worth whose mask and prediction are both empty: `one` (and distance 0), `skip` (NaN) or
+            `zero` (and the image's diagonal for distances).
+        tolerance: Of the normalised surface Dice, in pixels.
+
+    Returns:
+        The scores of :mod:`raremask.metrics.overlap`, :mod:`~raremask.metrics.surface`,
+        :mod:`~raremask.metrics.objects` and :mod:`~raremask.metrics.calibration` by name. The policy holds for all but
+        `specificity`, `brier` and `ece`, which an empty mask does not trouble, and `average_precision`, which is NaN
+        for it.
+
+    Raises:
+        ValueError: If there is no such policy, or the shapes differ.
+    """
+    shapes = {part.shape for part in (probability, prediction, mask, valid) if part is not None}
+    if len(shapes) > 1:
+        raise ValueError(f"probability, prediction, mask and valid must have one shape; got {sorted(shapes)}")
+    if valid is not None:
+        prediction, mask = prediction & valid, mask & valid
+    inside = np.ones(mask.shape, bool) if valid is None else valid
+    tp, painted, there = int((prediction & mask).sum()), int(prediction.sum()), int(mask.sum())
+    counts = np.array([[tp, painted - tp, there - tp, int(inside.sum()) - painted - there + tp]])
+    by_pixels = {name: float(values[0]) for name, values in (score(counts, empty) | more_scores(counts, empty)).items()}
+    by_shape = {
+        **surface_scores(prediction, mask, tolerance),
+        "boundary_iou": boundary_iou(prediction, mask),
+        **detection_scores(prediction, mask),
+        "centreline_dice": centreline_dice(prediction, mask),
+    }
+    if not (painted or there) and empty != "one":
+        diagonal = float(np.hypot(*mask.shape))
+        by_shape = {
+            name: np.nan if empty == "skip" else diagonal if name in ("hd95", "asd") else EMPTY[empty]
+            for name in by_shape
+        }
+    counted = histogram(probability, mask, valid)
+    return by_pixels | by_shape | {"average_precision": average_precision(counted)} | calibration_scores(counted)

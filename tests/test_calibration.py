@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from sklearn.metrics import average_precision_score, brier_score_loss
+
+from raremask.metrics.calibration import (
+    BINS,
+    GROUPS,
+    average_precision,
+    calibration_scores,
+    counts_at,
+    histogram,
+)
+
+levels = arrays.arrays(np.int64, (6, 7), elements=st.integers(0, BINS))
+masks = arrays.arrays(bool, (6, 7))
+
+
+@given(levels, masks)
+def test_counts_at_every_threshold_equal_those_of_the_thresholded_image(level, mask):
+    probability = (level / BINS).astype(np.float32)
+    counts = counts_at(histogram(probability, mask))
+    for threshold in (0, 1, 250, 500, 777, BINS - 1):
+        painted = level >= threshold
+        expected = [(painted & mask), (painted & ~mask), (~painted & mask), (~painted & ~mask)]
+        assert counts[threshold].tolist() == [cells.sum() for cells in expected]
+
+
+@given(levels, masks)
+def test_average_precision_equals_scikit_learn(level, mask):
+    probability = np.minimum(level, BINS - 1) / BINS  # the last bin is closed: 1 counts as the one below
+    found = average_precision(histogram(probability, mask))
+    if mask.any():
+        assert found == pytest.approx(average_precision_score(mask.ravel(), probability.ravel()))
+    else:
+        assert np.isnan(found)
+
+
+@given(levels, masks)
+def test_the_brier_score_equals_scikit_learn_up_to_half_a_bin(level, mask):
+    probability = level / BINS
+    expected = brier_score_loss(mask.ravel(), probability.ravel(), labels=[False, True])
+    assert calibration_scores(histogram(probability, mask))["brier"] == pytest.approx(expected, abs=1 / BINS)
+
+
+@given(levels, masks)
+def test_the_calibration_error_equals_its_definition_group_by_group(level, mask):
+    middle = (np.minimum(level, BINS - 1) + 0.5) / BINS
+    expected = 0.0
+    for group in range(GROUPS):
+        inside = (np.minimum(level, BINS - 1) * GROUPS // BINS) == group
+        if inside.any():
+            expected += inside.mean() * abs(middle[inside].mean() - mask[inside].mean())
+    assert calibration_scores(histogram(level / BINS, mask))["ece"] == pytest.approx(expected)
+
+
+def test_what_says_the_truth_is_calibrated_and_what_is_too_sure_is_not():
+    random = np.random.default_rng(0)
+    probability = random.random((300, 300))
+    honest = random.random((300, 300)) < probability
+    assert calibration_scores(histogram(probability, honest))["ece"] < 0.01
+    bold = np.where(probability > 0.5, 0.99, 0.01)
+    # of those above one half three quarters are true: off by .99 - .75 there, and by as much below
+    assert calibration_scores(histogram(bold, honest))["ece"] == pytest.approx(0.24, abs=0.01)
+
+
+def test_pixels_outside_the_field_of_view_do_not_count_and_images_add_up():
+    random = np.random.default_rng(0)
+    probability, mask = random.random((8, 9)), random.random((8, 9)) > 0.5
+    valid = np.zeros((8, 9), bool)
+    valid[:, :5] = True
+    inside = histogram(probability[:, :5], mask[:, :5])
+    assert np.array_equal(histogram(probability, mask, valid), inside)
+    assert np.array_equal(inside + histogram(probability, mask, ~valid), histogram(probability, mask))
+    many = np.stack([inside, histogram(probability, mask)])
+    assert np.array_equal(counts_at(many)[1], counts_at(many[1]))
+
+
+def test_a_float_that_is_a_threshold_reaches_it():
+    for step in range(BINS):
+        counted = histogram(np.array([[step / BINS]], np.float32), np.array([[True]]))
+        assert counted[1, step] == 1
