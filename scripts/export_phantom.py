@@ -22,7 +22,7 @@ from tqdm import tqdm
 from raremask import BadInput
 from raremask.data.cvc import FRAMES
 from raremask.data.phantom import KINDS, Phantom
-from raremask.runlengths import to_run_lengths
+from raremask.runlengths import RunLengths
 
 Pairs = Iterator[tuple[np.ndarray, np.ndarray]]
 SETTINGS = {
@@ -78,7 +78,7 @@ def nerve(root: Path, pairs: Pairs, images: int) -> None:
         name = f"{subject}_{numbers[subject]}"
         write(root / "train" / f"{name}.tif", image[..., 0])
         write(root / "train" / f"{name}_mask.tif", white(mask))
-        rows.append([subject, numbers[subject], to_run_lengths(mask)])
+        rows.append([subject, numbers[subject], RunLengths().write(mask)])
     with (root / "train_masks.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["subject", "img", "pixels"])

@@ -26,7 +26,7 @@ from raremask.data.phantom import KINDS, Phantom
 from raremask.data.samples import Pictures, SeededSampler, ShareSampler
 from raremask.data.splits import Split
 from raremask.inference import to_native
-from raremask.runlengths import to_run_lengths
+from raremask.runlengths import RunLengths
 
 SMALL = {"size": (32, 40), "channels": 3, "batch_size": 4}
 
@@ -250,7 +250,7 @@ def nerve_folder(root, as_files: bool):
         saved(root / "train" / f"{name}.tif", colour(42, 58)[..., 0])
         if as_files:
             saved(root / "train" / f"{name}_mask.tif", mask.astype(np.uint8) * 255)
-        rows.append(f"{name.replace('_', ',')},{to_run_lengths(mask)}")
+        rows.append(f"{name.replace('_', ',')},{RunLengths().write(mask)}")
     (root / "train_masks.csv").write_text("\n".join(rows) + "\n")
     return root
 

@@ -3,33 +3,91 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from pycocotools import mask as coco
 
-from raremask import runlengths
+from raremask.runlengths import RunLengths, from_counts, runs, to_counts
+
+masks = arrays.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9)))
+styles = st.builds(
+    RunLengths,
+    order=st.sampled_from(["columns", "rows"]),
+    start=st.sampled_from([0, 1]),
+    relative=st.booleans(),
+    empty=st.sampled_from(["", "-1", "-"]),
+)
 
 
-@given(arrays.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-def test_run_lengths_come_back_as_they_were(mask):
-    assert np.array_equal(runlengths.from_run_lengths(runlengths.to_run_lengths(mask), mask.shape), mask)
+@given(masks, styles)
+def test_run_lengths_come_back_as_they_were(mask, style):
+    assert np.array_equal(style.read(style.write(mask), mask.shape), mask)
 
 
-def test_run_lengths_go_down_the_columns_and_count_from_one():
+@given(masks)
+def test_counts_equal_pycocotools_and_come_back(mask):
+    counts = to_counts(mask)
+    assert sum(counts) == mask.size
+    assert np.array_equal(from_counts(counts, mask.shape), mask)
+    theirs = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    assert coco.frPyObjects({"size": list(mask.shape), "counts": counts}, *mask.shape) == theirs
+
+
+@given(masks, styles)
+def test_run_lengths_say_what_a_loop_over_pixels_says(mask, style):
+    flat = mask.ravel(order="F" if style.order == "columns" else "C").tolist()
+    expected, last, position = [], 0, 0
+    while position < len(flat):
+        if not flat[position]:
+            position += 1
+            continue
+        end = position
+        while end < len(flat) and flat[end]:
+            end += 1
+        first = position - last if style.relative else position
+        expected += [first + (style.start if not style.relative or not expected else 0), end - position]
+        last = position = end
+    assert style.write(mask) == (" ".join(map(str, expected)) or style.empty)
+
+
+def test_competitions_write_the_same_mask_differently():
     mask = np.zeros((3, 4), bool)
-    mask[2, 0] = mask[0, 1] = mask[1, 3] = True  # pixels 3 and 4 run on across the column's end; the last is number 11
-    assert runlengths.to_run_lengths(mask) == "3 2 11 1"
+    mask[2, 0] = mask[0, 1] = mask[1, 3] = True  # down the columns pixels 3 and 4 run on; the last is number 11
+    assert RunLengths().write(mask) == "3 2 11 1"  # ultrasound nerve
+    assert RunLengths(order="rows").write(mask) == "2 1 8 2"
+    assert RunLengths(start=0, relative=True, empty="-1").write(mask) == "2 2 6 1"  # SIIM: 2 before, 6 between
+    assert RunLengths(start=0, relative=True, empty="-1").write(np.zeros((3, 4), bool)) == "-1"
+    assert RunLengths(empty="-").read("-", (3, 4)).sum() == 0
+    assert runs(mask).tolist() == [[2, 2], [10, 1]]
 
 
 @pytest.mark.parametrize(
-    ("runs", "message"),
+    ("text", "message"),
     [
         ("1", "pairs of a start and a length"),
         ("1 x", "pairs of a start and a length"),
         ("-1 2", "pairs of a start and a length"),
+        ("1 ٣", "pairs of a start and a length"),
         ("0 1", "leave the image: pixels are counted from 1 to 12"),
         ("12 2", "leave the image"),
         ("5 0", "leave the image"),
+        ("1 99999999999999999999999", "leave the image of 12 pixels"),
         ("5 3 7 2", "overlap"),
     ],
 )
-def test_impossible_run_lengths_are_refused(runs, message):
+def test_impossible_run_lengths_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
-        runlengths.from_run_lengths(runs, (3, 4))
+        RunLengths().read(text, (3, 4))
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n"])
+def test_nothing_is_an_empty_mask_where_nothing_stands_for_one(text):
+    assert not RunLengths().read(text, (3, 4)).any()
+
+
+def test_impossible_styles_and_counts_are_refused():
+    with pytest.raises(ValueError, match="order must be columns or rows, start 0 or 1; got 'F' and 1"):
+        RunLengths(order="F")
+    with pytest.raises(ValueError, match="got 'columns' and 2"):
+        RunLengths(start=2)
+    for counts in ([3, 4], [-1, 13], []):
+        with pytest.raises(ValueError, match="must add up to 12 pixels"):
+            from_counts(counts, (3, 4))

@@ -1,53 +1,138 @@
 """Masks as run lengths, the way competitions write them."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
+ORDERS = ("columns", "rows")
 
-def to_run_lengths(mask: np.ndarray) -> str:
-    """Write a mask as run lengths: `start length start length ...`, down the columns, counted from 1.
+
+@dataclass(frozen=True)
+class RunLengths:
+    """How a competition writes masks: `start length start length ...`.
+
+    Args:
+        order: `columns` counts pixels down the columns, `rows` along the rows.
+        start: Number of the first pixel, 0 or 1.
+        relative: Whether a start is counted from the end of the run before, not from the first pixel.
+        empty: What stands for an empty mask.
+
+    Raises:
+        ValueError: If `order` or `start` is another.
+
+    >>> RunLengths().write(np.array([[0, 1], [1, 1]], bool))
+    '2 3'
+    >>> RunLengths(order="rows", start=0, relative=True).write(np.array([[0, 1, 0, 1]], bool))
+    '1 1 1 1'
+    """
+
+    order: str = "columns"
+    start: int = 1
+    relative: bool = False
+    empty: str = ""
+
+    def __post_init__(self):
+        if self.order not in ORDERS or self.start not in (0, 1):
+            raise ValueError(
+                f"order must be {' or '.join(ORDERS)}, start 0 or 1; got {self.order!r} and {self.start!r}"
+            )
+
+    def write(self, mask: np.ndarray) -> str:
+        """Return the run lengths of a mask, `(H, W)` boolean."""
+        pairs = runs(mask, self.order)
+        if not len(pairs):
+            return self.empty
+        if self.relative:
+            pairs[1:, 0] -= pairs[:-1].sum(axis=1)
+            pairs[0, 0] += self.start
+        else:
+            pairs[:, 0] += self.start
+        return " ".join(map(str, pairs.ravel().tolist()))
+
+    def read(self, text: str, size: tuple[int, int]) -> np.ndarray:
+        """Return the mask that is written as run lengths.
+
+        Args:
+            text: Starts and lengths, in any order if starts are not relative.
+            size: Height and width of the mask in pixels.
+
+        Returns:
+            `(H, W)` boolean.
+
+        Raises:
+            ValueError: If a number is missing or not whole, or runs leave the image or overlap.
+        """
+        text = text.strip()
+        if text == self.empty:
+            return np.zeros(size, bool)
+        numbers = text.split()
+        if len(numbers) % 2 or not all(number.isdecimal() and number.isascii() for number in numbers):
+            raise ValueError(f"run lengths are pairs of a start and a length, whole numbers; got {text[:40]!r}")
+        pixels = size[0] * size[1]
+        if any(len(number) > 18 for number in numbers):
+            raise ValueError(f"run lengths leave the image of {pixels} pixels: {max(numbers, key=len)[:40]}")
+        pairs = np.array(numbers, np.int64).reshape(-1, 2)
+        starts, lengths = pairs.T
+        if self.relative:
+            starts = np.cumsum(starts) + np.concatenate([[0], np.cumsum(lengths[:-1])])
+        starts = starts - self.start
+        ends = starts + lengths
+        if len(starts) and (starts.min() < 0 or lengths.min() < 1 or ends.max() > pixels):
+            raise ValueError(
+                f"run lengths leave the image: pixels are counted from {self.start} to {pixels - 1 + self.start}"
+            )
+        order = np.argsort(starts, kind="stable")
+        starts, ends = starts[order], ends[order]
+        if (ends[:-1] > starts[1:]).any():
+            raise ValueError("run lengths overlap")
+        return from_counts(
+            np.diff(np.stack([starts, ends], axis=1).ravel(), prepend=0, append=pixels), size, self.order
+        )
+
+
+def runs(mask: np.ndarray, order: str = "columns") -> np.ndarray:
+    """Return the runs of foreground, `(n, 2)` int64: the first pixel, from 0, and how many follow one another.
+
+    Args:
+        mask: `(H, W)` boolean.
+        order: `columns` counts pixels down the columns, `rows` along the rows.
+    """
+    flat = (mask.T if order == "columns" else mask).ravel()
+    framed = np.concatenate([[False], flat, [False]])
+    edges = np.flatnonzero(framed[1:] != framed[:-1]).reshape(-1, 2)
+    return np.stack([edges[:, 0], edges[:, 1] - edges[:, 0]], axis=1)
+
+
+def to_counts(mask: np.ndarray) -> list[int]:
+    """Write a mask as COCO does, uncompressed: lengths of runs down the columns, background and foreground in turn.
 
     Args:
         mask: `(H, W)` boolean.
 
-    Returns:
-        The runs; empty for an empty mask.
-
-    >>> to_run_lengths(np.array([[0, 1], [1, 1]], bool))
-    '2 3'
+    >>> to_counts(np.array([[1, 0], [1, 1]], bool))
+    [0, 2, 1, 1]
     """
-    framed = np.concatenate([[False], mask.T.ravel(), [False]])
-    edges = np.flatnonzero(framed[1:] != framed[:-1])
-    return " ".join(f"{start + 1} {end - start}" for start, end in edges.reshape(-1, 2))
+    pairs = runs(mask)
+    counts = np.diff(np.stack([pairs[:, 0], pairs.sum(axis=1)], axis=1).ravel(), prepend=0, append=mask.size).tolist()
+    return counts[:-1] if counts[-1] == 0 and len(counts) > 1 else counts
 
 
-def from_run_lengths(runs: str, size: tuple[int, int]) -> np.ndarray:
-    """Read a mask from run lengths, as :func:`to_run_lengths` writes them.
+def from_counts(counts: np.ndarray | list[int], size: tuple[int, int], order: str = "columns") -> np.ndarray:
+    """Read a mask from the lengths of its runs, background and foreground in turn.
 
     Args:
-        runs: Starts and lengths, down the columns, counted from 1; in any order.
+        counts: Lengths, the first of background; together as many as there are pixels.
         size: Height and width of the mask in pixels.
+        order: `columns` counts pixels down the columns, `rows` along the rows.
 
     Returns:
         `(H, W)` boolean.
 
     Raises:
-        ValueError: If a number is missing or not whole, or runs leave the image or overlap.
-
-    >>> from_run_lengths("2 3", (2, 2)).astype(int)
-    array([[0, 1],
-           [1, 1]])
+        ValueError: If a length is negative or they do not add up.
     """
-    numbers = runs.split()
-    if len(numbers) % 2 or not all(number.isdecimal() for number in numbers):
-        raise ValueError(f"run lengths are pairs of a start and a length, whole numbers; got {runs[:40]!r}")
-    starts, lengths = np.array(numbers, np.int64).reshape(-1, 2).T
-    ends, pixels = starts - 1 + lengths, size[0] * size[1]
-    if len(starts) and (starts.min() < 1 or lengths.min() < 1 or ends.max() > pixels):
-        raise ValueError(f"run lengths leave the image: pixels are counted from 1 to {pixels}")
-    order = np.argsort(starts)
-    if (ends[order][:-1] > starts[order][1:] - 1).any():
-        raise ValueError("run lengths overlap")
-    flat = np.zeros(pixels, bool)
-    for start, end in zip(starts - 1, ends, strict=True):
-        flat[start:end] = True
-    return flat.reshape(size[::-1]).T
+    counts = np.asarray(counts, np.int64)
+    if counts.min(initial=0) < 0 or counts.sum() != size[0] * size[1]:
+        raise ValueError(f"lengths of runs must add up to {size[0] * size[1]} pixels; got {counts.sum()}")
+    flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    return flat.reshape(size[::-1]).T if order == "columns" else flat.reshape(size)

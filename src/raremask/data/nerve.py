@@ -9,15 +9,15 @@ import numpy as np
 from raremask import BadInput
 from raremask.data.base import ImageMaskData, Record, files
 from raremask.data.readers import read_image
-from raremask.runlengths import from_run_lengths
+from raremask.runlengths import RunLengths
 
 
 @dataclass(frozen=True)
-class RunLengths(Record):
+class WrittenMask(Record):
     """A record whose mask is written as run lengths.
 
     Args:
-        runs: Starts and lengths, as :func:`raremask.runlengths.from_run_lengths` takes them; empty for an empty mask.
+        runs: Starts and lengths, as :class:`raremask.runlengths.RunLengths` writes them; empty for an empty mask.
     """
 
     runs: str = ""
@@ -65,15 +65,15 @@ class Nerve(ImageMaskData):
                 f"{listed} and {folder} do not agree. Images without a row: {', '.join(missing[:5]) or 'none'}; "
                 f"rows without an image: {', '.join(extra[:5]) or 'none'}."
             )
-        return [RunLengths(path.stem, _subject(path), path, listed, runs=runs[path.stem]) for path in images]
+        return [WrittenMask(path.stem, _subject(path), path, listed, runs=runs[path.stem]) for path in images]
 
     def arrays(self, record: Record) -> tuple[np.ndarray, np.ndarray, None]:
         """Return one image and its mask, from its file or its run lengths."""
-        if not isinstance(record, RunLengths):
+        if not isinstance(record, WrittenMask):
             return super().arrays(record)
         image = read_image(record.image, self.channels)
         try:
-            return image, from_run_lengths(record.runs, image.shape[:2]), None
+            return image, RunLengths().read(record.runs, image.shape[:2]), None
         except ValueError as error:
             raise BadInput(f"{record.mask}: {record.name}: {error}") from error
 
