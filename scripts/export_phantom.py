@@ -144,7 +144,14 @@ def export(arguments: list[str]) -> str:
     except OmegaConfBaseException as error:
         raise BadInput(f"{str(error).splitlines()[0]}. Settings: {', '.join(SETTINGS)}.") from error
     layout, kind, images, size = LAYOUTS[cfg.layout]
-    kind, images, size = cfg.kind or kind, cfg.images or images, tuple(cfg.size or size)
+    kind, images = cfg.kind or kind, images if cfg.images is None else cfg.images
+    size = size if cfg.size is None else cfg.size
+    most = FRAMES if cfg.layout == "cvc" else 10**6
+    if not isinstance(images, int) or not 4 <= images <= most:
+        raise BadInput(f"images must be a whole number from 4 to {most}; got {images!r}")
+    if isinstance(size, (str, int, float)) or len(size) != 2 or not all(isinstance(side, int) for side in size):
+        raise BadInput(f"size must be [height,width] in pixels; got {size!r}")
+    size = tuple(size)
     if root.exists() and any(root.iterdir()):
         raise BadInput(f"{root} is not empty; nothing was written.")
     channels = 1 if cfg.layout == "nerve" else 3

@@ -128,8 +128,10 @@ def test_nothing_is_written_over_and_no_two_members_share_a_file(tmp_path):
     unpack(archive, tmp_path / "out")
     with pytest.raises(BadInput, match=r"a.png is there already; nothing was written"):
         unpack(archive, tmp_path / "out")
-    with pytest.raises(BadInput, match=r"'A.png' and 'a.png' are one file on some machines"):
-        unpack(packed(tmp_path / "case.zip", {"A.png": b"", "a.png": b""}), tmp_path / "case")
+    for names in (("A.png", "a.png"), ("a/b", "A/c"), ("a", "a/b"), ("x/a/b", "x/a")):
+        with pytest.raises(BadInput, match="and another are one on some machines; nothing was written"):
+            unpack(packed(tmp_path / "case.zip", dict.fromkeys(names, b"")), tmp_path / "case")
+    assert not (tmp_path / "case").exists()
 
 
 def test_a_broken_archive_is_named(tmp_path):
@@ -137,7 +139,7 @@ def test_a_broken_archive_is_named(tmp_path):
     data = bytearray(archive.read_bytes())
     data[100] ^= 1
     archive.write_bytes(data)
-    with pytest.raises(BadInput, match=r"a.bin cannot be unpacked \(BadZipFile: Bad CRC"):
+    with pytest.raises(BadInput, match=r"'a.bin' cannot be unpacked \(BadZipFile: Bad CRC"):
         unpack(archive, tmp_path / "out")
     archive.write_bytes(data[:2000])
     with pytest.raises(BadInput, match="is neither a ZIP nor a RAR archive; a download may have broken off"):
@@ -146,6 +148,31 @@ def test_a_broken_archive_is_named(tmp_path):
         unpack(tmp_path / "nowhere.zip", tmp_path / "out")
     with pytest.raises(BadInput, match="holds no file"):
         unpack(packed(tmp_path / "empty.zip", {"folder/": b""}), tmp_path / "out")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_anywhere_in_a_compressed_archive_is_one_message(tmp_path, compression):
+    archive = packed(tmp_path / "archive.zip", {"a.bin": os.urandom(100) * 50}, compression)
+    whole, refused = archive.read_bytes(), 0
+    for place in range(0, len(whole), max(1, len(whole) // 60)):
+        data = bytearray(whole)
+        data[place] ^= 0xFF
+        archive.write_bytes(data)
+        try:
+            unpack(archive, tmp_path / str(place))
+        except BadInput:
+            refused += 1
+    assert refused > 10
+
+
+def test_folders_of_archives_made_on_windows_are_no_files(tmp_path):
+    archive = packed(tmp_path / "archive.zip", {"set\\": b"", "set\\images\\": b"", "set\\images\\a.png": b"one"})
+    assert unpack(archive, tmp_path / "out") == [tmp_path / "out" / "set" / "images" / "a.png"]
+
+
+def test_a_name_that_is_too_long_is_one_message(tmp_path):
+    with pytest.raises(BadInput, match=r"cannot be (read|unpacked)"):
+        unpack(packed(tmp_path / "archive.zip", {"a" * 300: b""}), tmp_path / "out")
 
 
 def test_a_compressed_rar_without_a_program_for_it_says_which_to_install(tmp_path, monkeypatch):

@@ -23,14 +23,14 @@ def test_counts_at_every_threshold_equal_those_of_the_thresholded_image(level, m
     probability = (level / BINS).astype(np.float32)
     counts = counts_at(histogram(probability, mask))
     for threshold in (0, 1, 250, 500, 777, BINS - 1):
-        painted = level >= threshold
+        painted = (level > threshold) if threshold else np.ones_like(mask)
         expected = [(painted & mask), (painted & ~mask), (~painted & mask), (~painted & ~mask)]
         assert counts[threshold].tolist() == [cells.sum() for cells in expected]
 
 
 @given(levels, masks)
 def test_average_precision_equals_scikit_learn(level, mask):
-    probability = np.minimum(level, BINS - 1) / BINS  # the last bin is closed: 1 counts as the one below
+    probability = np.maximum(level, 1) / BINS  # 0 is in the first bin too
     found = average_precision(histogram(probability, mask))
     if mask.any():
         assert found == pytest.approx(average_precision_score(mask.ravel(), probability.ravel()))
@@ -47,10 +47,10 @@ def test_the_brier_score_equals_scikit_learn_up_to_half_a_bin(level, mask):
 
 @given(levels, masks)
 def test_the_calibration_error_equals_its_definition_group_by_group(level, mask):
-    middle = (np.minimum(level, BINS - 1) + 0.5) / BINS
+    middle = (np.maximum(level, 1) - 0.5) / BINS
     expected = 0.0
     for group in range(GROUPS):
-        inside = (np.minimum(level, BINS - 1) * GROUPS // BINS) == group
+        inside = ((np.maximum(level, 1) - 1) * GROUPS // BINS) == group
         if inside.any():
             expected += inside.mean() * abs(middle[inside].mean() - mask[inside].mean())
     assert calibration_scores(histogram(level / BINS, mask))["ece"] == pytest.approx(expected)
@@ -78,7 +78,7 @@ def test_pixels_outside_the_field_of_view_do_not_count_and_images_add_up():
     assert np.array_equal(counts_at(many)[1], counts_at(many[1]))
 
 
-def test_a_float_that_is_a_threshold_reaches_it():
-    for step in range(BINS):
+def test_a_float_that_is_a_threshold_is_not_more_than_it():
+    for step in range(1, BINS + 1):
         counted = histogram(np.array([[step / BINS]], np.float32), np.array([[True]]))
-        assert counted[1, step] == 1
+        assert counted[1, step - 1] == 1

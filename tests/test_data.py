@@ -378,7 +378,7 @@ def test_a_group_of_a_table_is_never_divided(tmp_path):
     ("text", "message"),
     [
         ("picture,mask\n", "columns must be image, mask and perhaps group, split; got picture, mask"),
-        ("image,mask\n" + rows_of("") + "images/x.jpg,\n", "line 3 needs an image, a mask"),
+        ("image,mask\n" + rows_of("") + "images/x.jpg,\n", "line 3 needs an image and a mask"),
         ("image,mask\n" + rows_of("") * 2, "line 3: images/scan 0.jpg stands there twice"),
         ("image,mask,split\n" + rows_of(",train", ",valid"), "split must be train, val, test; got valid"),
         ("image,mask,split\n" + rows_of(",train", ","), r"got \(empty\)"),
@@ -407,6 +407,34 @@ def test_folders_that_are_not_there_or_hold_nothing_are_named(tmp_path):
         own(tmp_path)
     with pytest.raises(ValueError, match=r"dataset.images and dataset.masks must both be given, or dataset.pairs"):
         Folder(images=None, masks=None, **SMALL)
+
+
+def test_the_split_does_not_depend_on_size_or_resize(tmp_path):
+    random = np.random.default_rng(0)
+    for index in range(30):
+        mask = np.zeros((40, 70), np.uint8)
+        mask[: random.integers(0, 12), : random.integers(0, 12)] = 255
+        saved(tmp_path / "images" / f"{index}.png", colour(40, 70))
+        saved(tmp_path / "masks" / f"{index}.png", mask)
+    found = []
+    for changes in ({}, {"size": (8, 8)}, {"size": (70, 40), "resize": "pad"}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # little masks vanish
+            found.append(names(own(tmp_path, **changes)))
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_table_cut_off_or_with_one_image_under_two_names_is_refused(tmp_path):
+    root = own_folder(tmp_path)
+    line = "images/scan 0.jpg,masks/scan 0_mask.png\n"
+    for text, message in (
+        ("image,mask\n" + line + "images/scan 1.jpg\n", "line 3 has not a cell for each column; was the file cut off"),
+        ("image,mask\n", "has no line below the names of its columns"),
+        ("image,mask\n" + line + "./" + line, r"line 3: ./images/scan 0.jpg stands there twice"),
+    ):
+        (root / "pairs.csv").write_text(text)
+        with pytest.raises(BadInput, match=message):
+            Folder(images=None, masks=None, pairs=str(root / "pairs.csv"), **SMALL).setup()
 
 
 # --- what is wrong ----------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def test_many_empty_masks_ask_for_larger_batches():
     # about 60 % empty: .6 ** 9 = .0101, .6 ** 10 = .006
     batch = int(settings[4].removeprefix("dataset.batch_size="))
     assert batch in (8, 9, 10, 11)
-    assert "fewer than one batch in 100" in reasons[4]
+    assert "fewer than one in 100 has no foreground" in reasons[4]
 
 
 def test_a_size_at_which_foreground_vanishes_is_named():

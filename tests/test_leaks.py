@@ -10,6 +10,7 @@ from raremask.data.cvc import CVC
 from raremask.data.isic2018 import ISIC2018
 from raremask.data.leaks import contradictions, table, turned, twins
 from raremask.data.phantom import Phantom
+from raremask.data.readers import read_image
 from raremask.data.splits import Split
 
 SMALL = {"size": (288, 384), "channels": 3, "batch_size": 4}
@@ -61,6 +62,24 @@ def moved(image):
 def test_a_changed_copy_is_a_twin(images, change):
     copies = [np.ascontiguousarray(change(images[index])) for index in (2, 5, 13)]
     assert sorted(found([*images, *copies])) == [(2, 30), (5, 31), (13, 32)]
+
+
+def noisy(image, seed):
+    noise = np.random.default_rng(seed).normal(0, 3, image.shape)
+    return recompressed((image + noise).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("copies", [2, 9, 30])
+def test_copies_are_found_even_if_there_is_nothing_else(images, copies):
+    same = [noisy(images[2], seed) for seed in range(copies)]
+    assert len(twins(same)) == copies * (copies - 1) // 2
+
+
+def test_a_handful_of_images_with_one_frame_around_all_are_no_twins(real_data):
+    paths = sorted((real_data("DRIVE") / "training" / "images").glob("*.tif"))
+    retinas = [read_image(path, 3) for path in paths]
+    for number in (2, 6, 8, 9, 20):
+        assert found(retinas[:number]) == []
 
 
 def test_only_pairs_of_different_splits_are_found_if_splits_are_given(images):

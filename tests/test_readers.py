@@ -161,6 +161,9 @@ def test_a_mask_of_one_value_or_colour_is_read(tmp_path, value):
     assert mask.sum() == 36 + 64
 
 
+VOC = [(0, 0, 0), (128, 0, 0), (0, 128, 0)]
+
+
 def palette_image(path, numbers, colours):
     image = Image.fromarray(numbers)
     image.putpalette(np.array(colours, np.uint8).ravel().tolist())
@@ -168,20 +171,87 @@ def palette_image(path, numbers, colours):
     return path
 
 
-VOC = [(0, 0, 0), (128, 0, 0), (0, 128, 0)]
-
-
-def test_a_coloured_palette_holds_labels_and_a_gray_one_shades(tmp_path):
+def test_a_palette_is_read_in_its_colours_whatever_their_numbers(tmp_path):
     assert read_mask(palette_image(tmp_path / "one.png", two_areas(1, 1), VOC)).sum() == 100
-    with pytest.raises(BadInput, match="the brightest value is 2"):
-        read_mask(palette_image(tmp_path / "two.png", two_areas(1, 2), VOC))
-    inverted = palette_image(tmp_path / "gray.png", two_areas(1, 1), [(255, 255, 255), (0, 0, 0)])
+    inverted = palette_image(tmp_path / "inverted.png", two_areas(1, 1), [(255, 255, 255), (0, 0, 0)])
     assert read_mask(inverted).sum() == 24 * 30 - 100
-
-
-def test_a_palette_image_is_read_in_its_colours(tmp_path):
     image = read_image(palette_image(tmp_path / "image.png", two_areas(1, 2), VOC), 3)
     assert image[3, 3].tolist() == [128, 0, 0]
+
+
+def test_a_coloured_mask_stays_what_it_is_through_gif_and_quantising(tmp_path):
+    red = Image.fromarray(two_areas((255, 0, 0), (255, 0, 0)))
+    red.save(tmp_path / "m.gif")
+    red.quantize(4).save(tmp_path / "quantised.png")
+    red.convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "adaptive.png")
+    for name in ("m.gif", "quantised.png", "adaptive.png"):
+        assert read_mask(tmp_path / name).sum() == 100
+
+
+def test_a_palette_of_several_classes_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"areas of several colours \(red, green\)"):
+        read_mask(palette_image(tmp_path / "two.png", two_areas(1, 2), VOC))
+
+
+def test_a_label_beside_an_ignore_label_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"areas of several values \(1, 255\)"):
+        read_mask(saved(tmp_path / "void.png", two_areas(1, 255)))
+
+
+def test_what_compression_left_of_black_is_background(tmp_path):
+    mask = two_areas(255, 11)  # as in CVC-ClinicDB
+    assert read_mask(saved(tmp_path / "mask.png", mask)).sum() == 36
+    assert read_mask(saved(tmp_path / "mask.jpg", two_areas(255, 3))).sum() == pytest.approx(36, abs=8)
+
+
+def test_a_mask_in_the_alpha_channel_alone_is_refused(tmp_path):
+    object_in_alpha = np.dstack([np.full((24, 30, 3), 255, np.uint8), square()])
+    with pytest.raises(BadInput, match="only its alpha channel varies"):
+        read_mask(saved(tmp_path / "alpha.png", object_in_alpha))
+    with pytest.raises(BadInput, match="only its alpha channel varies"):
+        read_mask(saved(tmp_path / "gray.png", object_in_alpha[..., 2:]))
+
+
+def test_one_bit_is_black_or_white(tmp_path):
+    Image.fromarray(square() > 0).save(tmp_path / "bits.png")
+    assert np.unique(read_image(tmp_path / "bits.png", 1)).tolist() == [0, 255]
+    assert read_mask(tmp_path / "bits.png").sum() == 80
+
+
+def test_tiffs_are_read_as_they_are_meant(tmp_path):
+    tifffile.imwrite(tmp_path / "white.tif", 255 - square(), photometric="miniswhite")
+    assert read_mask(tmp_path / "white.tif").sum() == 80
+    tifffile.imwrite(tmp_path / "planes.tif", colour().transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
+    assert np.array_equal(read_image(tmp_path / "planes.tif", 3), colour())
+    colours = np.zeros((3, 256), np.uint16)
+    colours[:, 1] = 65535, 0, 0
+    tifffile.imwrite(tmp_path / "palette.tif", square(value=1), photometric="palette", colormap=colours)
+    assert read_image(tmp_path / "palette.tif", 3)[5, 6].tolist() == [255, 0, 0]
+    assert read_mask(tmp_path / "palette.tif").sum() == 80
+
+
+def deep(root, highest):
+    for index in range(5):
+        saved(root / "images" / f"{index}.tif", (square() // 255).astype(np.uint16) * highest)
+        saved(root / "masks" / f"{index}.png", square())
+    return {"images": str(root / "images"), "masks": str(root / "masks")} | {
+        "size": (32, 32),
+        "channels": 1,
+        "batch_size": 2,
+    }
+
+
+def test_twelve_bits_in_sixteen_are_said_and_can_be_read(tmp_path):
+    data = Folder(**deep(tmp_path, 4095))
+    with pytest.warns(UserWarning, match="no 16-bit image has a value above 4095.* set dataset.bits=12"):
+        data.setup()
+    data = Folder(**deep(tmp_path, 4095), bits=12)
+    data.setup()
+    assert data.splits["train"].pictures[0].image.max() == 255
+    Folder(**deep(tmp_path, 60000)).setup()
+    assert read_image(tmp_path / "images" / "0.tif", 1, bits=12).max() == 255  # what is more becomes white
+    with pytest.raises(ValueError, match=r"dataset.bits must be from 8 to 16; got 17"):
+        Folder(**deep(tmp_path, 1), bits=17)
 
 
 def blurred(sigma):

@@ -92,6 +92,10 @@ def test_the_run_lengths_of_an_exported_nerve_say_the_same_as_its_masks(tmp_path
         (["layout=cvcc", "out=x"], "layout must be one of cvc, drive, .*; got 'cvcc'"),
         (["layout=cvc", "image=3"], "Key 'image' is not in struct. Settings: layout, out, images"),
         (["layout=cvc"], "Missing mandatory value: out"),
+        (["layout=cvc", "out=x", "images=700"], "from 4 to 612; got 700"),
+        (["layout=drive", "out=x", "images=0"], "whole number from 4 to 1000000; got 0"),
+        (["layout=drive", "out=x", "images=abc"], "got 'abc'"),
+        (["layout=drive", "out=x", "size=48"], r"size must be \[height,width\] in pixels; got 48"),
     ],
 )
 def test_a_wrong_export_is_refused(arguments, message):
@@ -169,6 +173,12 @@ def test_a_download_that_cannot_be_used_leaves_nothing_behind(tmp_path):
     assert "2 of 18 images cannot be used" in str(error.value)
     assert f"{masks[0].name}: no such file" in str(error.value)
     assert f"{masks[1].name}: the brightest value is 7" in str(error.value)
+    saved(masks[1], np.zeros((64, 48), np.uint8))
+    masks[0].with_suffix(".png").write_bytes(masks[1].read_bytes())
+    (tmp_path / "made" / "Test" / "Image" / "ISIC_0000006.jpg").write_text("no image")
+    archive = archive_of(tmp_path / "made", tmp_path / "a.zip")
+    with pytest.raises(BadInput, match=r"ISIC_0000006.jpg: is no PNG"):
+        prepare.prepare("course", [archive], tmp_path / "out")
     with pytest.raises(BadInput, match="no folder PNG or Original in the archive; it begins with Test, Test/Image"):
         prepare.prepare("cvc", [archive], tmp_path / "out")
     with zipfile.ZipFile(tmp_path / "outer.zip", "w") as outer:
@@ -185,6 +195,4 @@ def test_a_download_that_cannot_be_used_leaves_nothing_behind(tmp_path):
 def test_the_real_drive_passes_as_complete(real_data, tmp_path):
     archive = archive_of(real_data("DRIVE"), tmp_path / "DRIVE.zip", prefix="DRIVE/")
     said = script("prepare").prepare("drive", [archive], tmp_path / "out")
-    assert said.startswith(
-        f"{tmp_path / 'out'}: 40 images with masks (16 train, 4 val, 20 test), every file read.\nTerms"
-    )
+    assert said.startswith(f"{tmp_path / 'out'}: 40 images with masks (16 train, 4 val, 20 test), each read.\nTerms")

@@ -110,7 +110,7 @@ def test_a_written_split_is_read_back(tmp_path):
         ("image,split\nimage0,train\nimage1,val\nimage2,test\nimage3,test\n", "names without an image: image3"),
         ("image,split\nimage0,train\nimage1,val\nimage2,tset\n", "train, val, test; got tset"),
         ("image,split\nimage0,train\nimage1,val\nimage2,test\nimage2,val\n", "image2 stands there twice"),
-        ("name,part\nimage0,train\n", "columns image and split"),
+        ("name,part\nimage0,train\n", "columns must be image, split; got name, part"),
         ("image,split\nimage0,train\nimage1,train\nimage2,test\n", "the val split has no image"),
     ],
 )
@@ -180,7 +180,7 @@ def test_a_file_of_nnunet_that_does_not_fit_is_refused(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"number": 2}, "3 splits need 3 groups or more; got image0, image1"),
+        ({"number": 2}, "3 splits need 3 groups or more to draw from; there is image0, image1"),
         ({"fixed": ["train"] * 5 + ["val"]}, "the test split has no image"),
         ({"number": 6, "fold": 0, "folds": 7}, "split.folds=7 needs as many groups; the dataset has 6"),
         ({"number": 6, "fold": 0, "folds": 2}, "one fold tests, one validates, the others train"),
@@ -191,6 +191,15 @@ def test_a_file_of_nnunet_that_does_not_fit_is_refused(tmp_path, text, message):
 def test_what_cannot_be_divided_is_refused(arguments, message):
     with pytest.raises(BadInput, match=message):
         split(**arguments)
+
+
+def test_a_file_may_not_train_on_what_the_dataset_tests_with(tmp_path):
+    file = tmp_path / "split.csv"
+    file.write_text("image,split\nimage0,train\nimage1,val\nimage2,test\n")
+    with pytest.raises(BadInput, match="image0 is of the dataset's test split, and is in train"):
+        split(fixed=["test", None, None], file=str(file))
+    with pytest.raises(ValueError, match=r"split.file holds one split; split.fold is of nnU-Net"):
+        split(number=3, file=str(file), fold=1)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Unpacks archives that nobody vouches for: nothing leaves the target folder, and nothing grows without a bound."""
 
+import lzma
 import os
 import shutil
 import stat
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +21,16 @@ MAX_BYTES = 60 * 2**30  # all unpacked files together; the largest dataset here 
 MAX_FILES = 200_000
 MAX_RATIO, FREE = 100, 2**27  # of unpacked to packed, past 128 MiB: a bomb has over 1000, images have about 1
 CHUNK = 2**20
+BROKEN = (
+    zipfile.BadZipFile,
+    rarfile.Error,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,  # a password is needed
+)
 CLUTTER = ("__MACOSX", ".DS_Store", "Thumbs.db")  # what systems leave in archives
 
 
@@ -51,16 +64,16 @@ def unpack(archive: Path, target: Path) -> list[Path]:
         The files, in the archive's order.
 
     Raises:
-        BadInput: If the archive cannot be read; if a member lies outside the target, is a link, has a name twice or the
-            name of a file that is there; if there are too many, or they are too large or too well packed to be images;
-            or if RAR needs a program that is not installed.
+        BadInput: If the archive cannot be read; if a member lies outside the target, is a link, or has the name of
+            another one, of a folder or of a file that is there; if there are too many, or they are too large or too
+            well packed to be images; or if RAR needs a program that is not installed.
     """
-    with _opened(archive) as (members, reader):
+    with _readable(archive), _opened(archive) as (members, reader):
         written = [(member, _place(archive, member, target)) for member in members if not _is_clutter(member.name)]
         _judge(archive, written)
         for member, path in written:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _readable(archive, member), reader.open(member.source) as source, path.open("xb") as file:
+            with _readable(archive, member.name), reader.open(member.source) as source, path.open("xb") as file:
                 _copy(archive, member, source, file)
     return [path for _, path in written]
 
@@ -71,7 +84,7 @@ def _opened(archive: Path) -> Iterator[tuple[list[Member], Any]]:
         raise BadInput(f"{archive}: no such file")
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
-            yield [_of_zip(info) for info in file.infolist() if not info.is_dir()], file
+            yield [_of_zip(info) for info in file.infolist() if not _is_folder(info.filename)], file
     elif rarfile.is_rarfile(archive):
         try:
             with rarfile.RarFile(archive) as file:
@@ -83,8 +96,6 @@ def _opened(archive: Path) -> Iterator[tuple[list[Member], Any]]:
                 f"{archive}: its files are compressed, and unpacking them needs unrar, unar, 7z or bsdtar. Install "
                 "one (on Debian: apt install unar), or unpack the archive yourself and pack it as ZIP."
             ) from error
-        except rarfile.Error as error:
-            raise BadInput(f"{archive}: cannot be read ({type(error).__name__}: {error})") from error
     else:
         raise BadInput(f"{archive}: is neither a ZIP nor a RAR archive; a download may have broken off.")
 
@@ -99,11 +110,19 @@ def _of_rar(info: rarfile.RarInfo) -> Member:
 
 
 @contextmanager
-def _readable(archive: Path, member: Member) -> Iterator[None]:
+def _readable(archive: Path, name: str = "") -> Iterator[None]:
+    """Make one error of what readers raise at a damaged archive; of a full disk too, which has no other way out."""
     try:
         yield
-    except (zipfile.BadZipFile, rarfile.BadRarFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise BadInput(f"{archive}: {member.name} cannot be unpacked ({type(error).__name__}: {error})") from error
+    except rarfile.RarCannotExec:
+        raise  # nothing is broken
+    except BROKEN as error:
+        what = f"{name!a} cannot be unpacked" if name else "cannot be read"
+        raise BadInput(f"{archive}: {what} ({type(error).__name__}: {error})") from error
+
+
+def _is_folder(name: str) -> bool:
+    return name.endswith(("/", "\\"))
 
 
 def _is_clutter(name: str) -> bool:
@@ -134,14 +153,14 @@ def _judge(archive: Path, written: list[tuple[Member, Path]]) -> None:
     room = shutil.disk_usage(_existing(written[0][1])).free
     if total > room:
         raise BadInput(f"{archive}: needs {total / 2**30:.1f} GiB, and the disk has {room / 2**30:.1f}.")
-    seen: dict[str, str] = {}
+    files = Counter(os.fspath(path).lower() for _, path in written)
+    folders = {os.fspath(parent).lower(): parent for _, path in written for parent in path.parents}
     for member, path in written:
         if path.exists():
             raise BadInput(f"{archive}: {path} is there already; nothing was written.")
-        if (other := seen.setdefault(os.fspath(path).lower(), member.name)) is not member.name:
-            raise BadInput(
-                f"{archive}: {other!a} and {member.name!a} are one file on some machines; nothing was written."
-            )
+        spelled = all(folders[os.fspath(parent).lower()] == parent for parent in path.parents)
+        if files[os.fspath(path).lower()] > 1 or os.fspath(path).lower() in folders or not spelled:
+            raise BadInput(f"{archive}: {member.name!a} and another are one on some machines; nothing was written.")
 
 
 def _existing(path: Path) -> Path:

@@ -22,6 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from raremask import BadInput
 from raremask.metrics.overlap import EMPTY, SCORES
 
+LEAKS = ("warn", "error", "ignore")
+
 
 def job_name(*choices: object) -> str:
     """Name a job of a sweep by its choices, without `=`, `,` or `/`.
@@ -188,6 +190,10 @@ def _check(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, kind) or value < least:
             raise BadInput(f"{key}={value} must be a {'whole ' if kind is int else ''}number, {least} or more.")
+    if cfg.leaks not in LEAKS:
+        raise BadInput(
+            f"leaks={cfg.leaks} is no answer to leaks.{_meant(cfg.leaks, LEAKS, 'leaks')} Choices: {', '.join(LEAKS)}"
+        )
     check_dataset(cfg)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from raremask import figures
+from raremask import BadInput, figures
 from raremask.data.base import ImageMaskData
 from raremask.data.fingerprint import Measures
 from raremask.data.leaks import Twins
@@ -16,6 +16,7 @@ from raremask.losses.overlap import Tversky
 from raremask.losses.pixel import WeightedBCE
 from raremask.metrics.overlap import baselines, summary
 
+FIGURES = ("fingerprint", "examples", "weights", "twins")  # files that a description may have
 SIGMAS = (1, 3, 6, 10)  # pixels, as in the thesis' figure
 THIN, LONG = 12, 32  # an object this many times longer than thick is a line; a crop holds it this many times
 SEEN = 0.99  # how sure a batch should be to hold foreground
@@ -45,9 +46,12 @@ def suggestions(found: Mapping, data: ImageMaskData) -> list[Suggestion]:
     if found["empty"] == 1:
         return [Suggestion("", "no image has foreground: there is nothing to learn")]
     training = data.training_foreground()
-    weight = WeightedBCE.auto(training)["pos_weight"]
+    try:
+        weight = WeightedBCE.auto(training)["pos_weight"]
+        sigma = BoundaryGaussian.auto(training)["sigma"]
+    except BadInput as error:
+        return [Suggestion("", f"{error} Losses that weigh foreground against background have nothing to weigh.")]
     prices = Tversky.auto(training)
-    sigma = BoundaryGaussian.auto(training)["sigma"]
     made = [
         Suggestion(
             f"loss=weighted_bce loss.pos_weight={weight:.3g}",
@@ -66,12 +70,14 @@ def suggestions(found: Mapping, data: ImageMaskData) -> list[Suggestion]:
     made.append(_crop(found["largest_side"]["p95"], found["thickness"], (height, width)))
     empty = found["splits"]["train"]["empty"]
     if empty > 0:
-        least = int(np.ceil(np.log(1 - SEEN) / np.log(empty))) if empty < 1 else 1
+        images = found["splits"]["train"]["images"]
+        least = int(np.ceil(np.log(1 - SEEN) / np.log(empty)))
+        setting = f"dataset.batch_size={max(2, least)}" if least <= images // 4 else "dataset.foreground_share=0.5"
         made.append(
             Suggestion(
-                f"dataset.batch_size={max(2, least)}",
-                f"{empty:.0%} of the training masks are empty: with this many or more, fewer than one batch in "
-                f"{1 / (1 - SEEN):.0f} has no foreground (or draw more of it: dataset.foreground_share=0.5)",
+                setting,
+                f"{empty:.0%} of the training masks are empty: batches of {least} or more, of which fewer than one in "
+                f"{1 / (1 - SEEN):.0f} has no foreground, or dataset.foreground_share=0.5, which draws more of it",
             )
         )
     else:
@@ -98,6 +104,15 @@ def _crop(side: float, thick: Mapping[str, float] | None, size: tuple[int, int])
         return Suggestion("", f"{long}: train on whole images, not on crops")
     steps = f"augment.steps.foreground_crop.height={crop} augment.steps.foreground_crop.width={crop}"
     return Suggestion(f"augment=patches {steps} dataset.draws={round(size[0] * size[1] / crop**2)}", why)
+
+
+def plain(value: object) -> object:
+    """Return what JSON can hold: a number that is none becomes null."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def uninformed(measured: Sequence[Measures], empty: str) -> dict[str, dict[str, float]]:

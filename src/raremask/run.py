@@ -155,6 +155,8 @@ def describe(cfg: DictConfig) -> None:
     name = HydraConfig.get().runtime.choices.dataset
     text = description.text(name, print_of, floor, advice, said, list(drawn), cfg.empty)
     folder.mkdir(parents=True, exist_ok=True)
+    for file in description.FIGURES:
+        (folder / f"{file}.png").unlink(missing_ok=True)  # of an older description
     for file, figure in drawn.items():
         figure.savefig(folder / f"{file}.png", dpi=110)
     numbers = print_of | {
@@ -165,12 +167,13 @@ def describe(cfg: DictConfig) -> None:
         "twins_across_splits": len(across),
         "contradictions": len(contrary),
     }
-    write_text(folder / "fingerprint.json", json.dumps(numbers, indent=2) + "\n")
+    write_text(folder / "fingerprint.json", json.dumps(description.plain(numbers), indent=2, allow_nan=False) + "\n")
     write_text(folder / "twins.csv", leaks.table(found, _placed(data)))
     write_text(folder / "description.md", text)
     write_table(folder / "images.csv", [one.row() for one in measured])
     print(text[: text.index("\n![")] if drawn else text)
-    print(f"\nWritten to {os.path.relpath(folder)}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    files = ["description.md", "fingerprint.json", "images.csv", "twins.csv", *(f"{file}.png" for file in drawn)]
+    print(f"\nWritten to {os.path.relpath(folder)}: {', '.join(files)}")
 
 
 def _compare_with_record(table: Path, data: ImageMaskData, module: Segmenter, split: str) -> None:
@@ -197,7 +200,7 @@ def load_config(folder: Path) -> DictConfig:
     if "encoder_weights" in cfg.model:
         cfg.model.encoder_weights = None  # they are in every checkpoint; nothing is fetched again
     if (folder / SPLIT).is_file():
-        cfg.split.file = str(folder / SPLIT)  # whatever has become of the dataset or the drawing
+        cfg.split.fold, cfg.split.file = None, str(folder / SPLIT)  # whatever has become of the dataset or the drawing
     return cfg
 
 
@@ -390,14 +393,13 @@ def draw(data: ImageMaskData, module: Segmenter, folder: Path, each: int = 2) ->
 
 def _look_for_leaks(data: ImageMaskData, leaks_are: str, folder: Path) -> None:
     """Look for images of different splits that are nearly the same; write and draw them; warn or refuse, as asked."""
-    if leaks_are not in ("warn", "error", "ignore"):
-        raise BadInput(f"leaks must be warn, error or ignore; got {leaks_are!r}")
     if leaks_are == "ignore" or rank_zero_only.rank != 0:
         return
     placed = data.pictures()
     images = [picture.inside()[0] for _, picture in placed]
     found = leaks.twins(images, [split for split, _ in placed])
     if not found:
+        print(f"Of {len(images)} images no two in different splits are nearly the same.")
         return
     titles = [f"{split} {picture.name}" for split, picture in placed]
     write_text(folder / "leaks.csv", leaks.table(found, _placed(data)))
@@ -409,7 +411,8 @@ def _look_for_leaks(data: ImageMaskData, leaks_are: str, folder: Path) -> None:
     message = (
         f"{len(found)} pairs of images are nearly the same and in different splits; {len(tested)} of the "
         f"{len(data.splits['test'])} test images are in them:{shown}\n"
-        f"Scores will be too good. See {os.path.relpath(folder)}/leaks.csv and figures/leaks.png; give such images one "
+        "Scores will be too good, and moved frames of a video are mostly not found. See "
+        f"{os.path.relpath(folder)}/leaks.csv and figures/leaks.png; give such images one "
         "group, or choose with leaks=warn|error|ignore."
     )
     if leaks_are == "error":

@@ -98,6 +98,9 @@ class ImageMaskData(LightningDataModule):
 
     A subclass defines :meth:`records`; one whose pictures are not files also :meth:`arrays`.
 
+    Attributes:
+        bits: How many bits of a 16-bit image are in use.
+
     Args:
         size: Height and width in pixels at which the network works; None keeps the native size, which must then be
             the same for all images. Images are resized by area or bilinearly, masks by nearest neighbour.
@@ -113,6 +116,8 @@ class ImageMaskData(LightningDataModule):
         split: Draws what the dataset does not fix; None draws 64 / 16 / 20 %.
         seed: Decides order and augmentation of training, never the split.
     """
+
+    bits = 16
 
     def __init__(
         self,
@@ -148,6 +153,7 @@ class ImageMaskData(LightningDataModule):
         self.resize, self.augment, self.split, self.seed = resize, augment, split or Split(), seed
         self.splits: dict[str, Pictures] = {}
         self.remarks: list[str] = []  # on masks with soft edges
+        self.peaks: list[int] = []  # largest values of 16-bit images
         self.vanished: list[str] = []  # names of masks whose foreground is lost at the network's size
 
     def records(self) -> list[Record]:
@@ -165,7 +171,8 @@ class ImageMaskData(LightningDataModule):
             BadInput: If one of them cannot be read.
         """
         valid = None if record.valid is None else read_mask(record.valid)
-        return read_image(record.image, self.channels), read_mask(record.mask, self.remarks), valid
+        image = read_image(record.image, self.channels, self.bits, self.peaks)
+        return image, read_mask(record.mask, self.remarks), valid
 
     def setup(self, stage: str | None = None) -> None:
         """Read and check every picture, once, and divide them, whatever the stage.
@@ -181,7 +188,7 @@ class ImageMaskData(LightningDataModule):
             [record.name for record in records],
             [record.group for record in records],
             [record.split for record in records],
-            [float(picture.mask.mean()) for picture in pictures],
+            [picture.foreground for picture in pictures],
         )
         for split in SPLITS:
             mine = [picture for picture, its in zip(pictures, chosen, strict=True) if its == split]
@@ -219,10 +226,18 @@ class ImageMaskData(LightningDataModule):
             shown = "\n".join(f"  {problem}" for problem in problems[:20])
             more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
             raise BadInput(f"{len(problems)} of {len(records)} images cannot be used:\n{shown}{more}")
+        if self.peaks and max(self.peaks) < 2 ** (self.bits - 1):
+            used = max(8, max(self.peaks).bit_length())
+            warnings.warn(
+                f"no 16-bit image has a value above {max(self.peaks)}: read as {self.bits} bits they are dark. If "
+                f"{used} bits are in use, set dataset.bits={used} (dataset=folder).",
+                stacklevel=3,
+            )
+        self.vanished.sort()  # threads find them in any order
         if self.vanished:
             warnings.warn(
                 f"{len(self.vanished)} of {len(records)} masks lose all their foreground at dataset.size="
-                f"{list(self.size)}, such as {', '.join(sorted(self.vanished)[:3])}: training takes them as empty. Use "
+                f"{list(self.size)}, such as {', '.join(self.vanished[:3])}: training takes them as empty. Use "
                 "a larger size, or crops (augment=patches) at the native one.",
                 stacklevel=3,
             )
@@ -264,6 +279,7 @@ class ImageMaskData(LightningDataModule):
             valid=None if valid is None else keep(fitted(valid.astype(np.uint8), cv2.INTER_NEAREST_EXACT)),
             size=image.shape[:2],
             box=box,
+            foreground=float(mask.mean()),
             packed=np.packbits(mask),
             packed_valid=None if valid is None else np.packbits(valid),
         )

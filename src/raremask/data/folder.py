@@ -19,11 +19,15 @@ class Folder(ImageMaskData):
         images: Folder of the images; not used with a table.
         masks: Folder of the masks; not used with a table.
         pairs: The table, or None.
+        bits: How many bits of 16-bit images are in use, 8 to 16: 12 for many scanners and microscopes.
         **shared: As in :class:`~raremask.data.base.ImageMaskData`.
     """
 
-    def __init__(self, images: str | None, masks: str | None, pairs: str | None = None, **shared):
+    def __init__(self, images: str | None, masks: str | None, pairs: str | None = None, bits: int = 16, **shared):
         super().__init__(**shared)
+        if not 8 <= bits <= 16:
+            raise ValueError(f"dataset.bits must be from 8 to 16; got {bits}")
+        self.bits = bits
         if pairs is None and (images is None or masks is None):
             raise ValueError("dataset.images and dataset.masks must both be given, or dataset.pairs")
         self.images, self.masks, self.table = images, masks, pairs

@@ -1,6 +1,5 @@
 """Ultrasound nerve segmentation (Kaggle 2016): grayscale images of necks, of which about 60 % show no nerve."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from raremask import BadInput
 from raremask.data.base import ImageMaskData, Record, files
+from raremask.data.pairing import read_csv
 from raremask.data.readers import read_image
 from raremask.runlengths import RunLengths
 
@@ -86,11 +86,8 @@ def _run_lengths(path: Path) -> dict[str, str]:
     """Run lengths by image name, `<subject>_<img>`."""
     if not path.is_file():
         raise BadInput(f"{path.parent} has neither train/*_mask.tif nor {path.name}: there are no masks.")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames != ["subject", "img", "pixels"]:
-            raise BadInput(f"{path}: columns must be subject, img, pixels; got {reader.fieldnames}.")
-        rows = [(f"{row['subject']}_{row['img']}", row["pixels"] or "") for row in reader]
+    table = read_csv(path, needed=("subject", "img", "pixels"), perhaps=())
+    rows = [(f"{row['subject']}_{row['img']}", row["pixels"]) for row in table]
     runs = dict(rows)
     if len(runs) < len(rows):
         raise BadInput(f"{path}: {len(rows) - len(runs)} images stand there twice.")

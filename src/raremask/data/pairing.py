@@ -2,14 +2,13 @@
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from raremask import BadInput
 
 KINDS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 ENDINGS = ("", "_mask", "_segmentation")  # what may follow an image's stem in the name of its mask
-COLUMNS = ("image", "mask", "group", "split")
 SHOWN = 10  # names in a message
 
 
@@ -59,25 +58,51 @@ def table(path: Path) -> list[dict[str, str]]:
     Raises:
         BadInput: If the table cannot be read, has other columns, a row without image or mask, or an image twice.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows, columns = list(reader), reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
-    if not {"image", "mask"} <= set(columns) or not set(columns) <= set(COLUMNS):
-        raise BadInput(f"{path}: columns must be image, mask and perhaps group, split; got {', '.join(columns)}.")
+    rows = read_csv(path, needed=("image", "mask"), perhaps=("group", "split"))
     problems, seen = [], set()
     for number, row in enumerate(rows, start=2):
-        if None in row or not row["image"] or not row["mask"]:
-            problems.append(f"line {number} needs an image, a mask and as many cells as there are columns")
-        elif row["image"] in seen:
+        file = (path.parent / row["image"]).resolve()
+        if not row["image"] or not row["mask"]:
+            problems.append(f"line {number} needs an image and a mask")
+        elif file in seen:
             problems.append(f"line {number}: {row['image']} stands there twice")
-        seen.add(row["image"])
+        seen.add(file)
     _refuse(problems, f"{path} cannot be used")
     return [
         row | {"name": row["image"]} | {key: str(path.parent / row[key]) for key in ("image", "mask")} for row in rows
     ]
+
+
+def read_csv(path: Path, needed: Sequence[str], perhaps: Sequence[str] | None = None) -> list[dict[str, str]]:
+    """Read a table with a line of column names.
+
+    Args:
+        path: CSV, UTF-8.
+        needed: Columns that it must have.
+        perhaps: Other columns that it may have; None allows any.
+
+    Returns:
+        A dictionary for each line; at least one.
+
+    Raises:
+        BadInput: If the file cannot be read, has other columns, no line below the names, or a line with another number
+            of cells.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows, columns = list(reader), reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
+    if not set(needed) <= set(columns) or not (perhaps is None or set(columns) <= {*needed, *perhaps}):
+        more = f" and perhaps {', '.join(perhaps)}" if perhaps else ""
+        raise BadInput(f"{path}: columns must be {', '.join(needed)}{more}; got {', '.join(columns) or 'none'}.")
+    if not rows:
+        raise BadInput(f"{path}: has no line below the names of its columns.")
+    odd = [number for number, row in enumerate(rows, start=2) if None in row or None in row.values()]
+    if odd:
+        raise BadInput(f"{path}: line {odd[0]} has not a cell for each column; was the file cut off?")
+    return rows
 
 
 def _pictures(folder: Path) -> list[Path]:

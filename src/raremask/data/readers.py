@@ -1,5 +1,6 @@
 """Reads image and mask files, and says what is wrong with one that cannot be read."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -12,19 +13,24 @@ from raremask import BadInput
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF")  # of Pillow; no other decoder sees a file
 MAX_PIXELS = 80_000_000  # the largest image of ISIC has 30 million
 SOFT = 1.25  # a mask whose foreground would grow by a quarter with another threshold deserves a word
+# Flat areas of these values are labels. Between them and black, and below white, CVC-ClinicDB has flat areas of what
+# compression left (9 to 23); where a file is a JPEG itself, small values are that too.
+LABELS, GRAYS = range(1, 9), range(32, 224)
 COLOURS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 ONE_CLASS = "foreground is one class here: make a mask for each class"
 
 
-def read_image(path: Path, channels: int) -> np.ndarray:
+def read_image(path: Path, channels: int, bits: int = 16, peaks: list[int] | None = None) -> np.ndarray:
     """Read an image as 8 bits per channel.
 
-    Grayscale is repeated to RGB or RGB weighed to grayscale, as `channels` asks; 16 bits keep their upper 8; alpha is
-    dropped; the camera's orientation (EXIF) is applied.
+    Grayscale is repeated to RGB or RGB weighed to grayscale, as `channels` asks; of 16 bits the upper 8 of those in use
+    are kept; alpha is dropped; the camera's orientation (EXIF) is applied.
 
     Args:
         path: PNG, JPEG, TIFF, BMP or GIF.
         channels: 1 (grayscale) or 3 (RGB).
+        bits: How many bits of a 16-bit file are in use, 8 to 16; larger values become white.
+        peaks: Gets the largest value of a 16-bit file, to see whether all bits are in use.
 
     Returns:
         `(H, W, channels)` uint8.
@@ -34,7 +40,9 @@ def read_image(path: Path, channels: int) -> np.ndarray:
     """
     pixels = _read(path)
     if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
+        if peaks is not None:
+            peaks.append(int(pixels.max()))
+        pixels = np.minimum(pixels >> (bits - 8), 255).astype(np.uint8)
     if pixels.ndim == 2:
         return np.repeat(pixels[..., None], channels, axis=2)
     pixels = np.ascontiguousarray(pixels[..., :3])
@@ -44,8 +52,7 @@ def read_image(path: Path, channels: int) -> np.ndarray:
 def read_mask(path: Path, remarks: list[str] | None = None) -> np.ndarray:
     """Read a mask: foreground is brighter than half of the range (over 127 of 255, over 32767 of 65535).
 
-    A file whose brightest value is 1 holds labels, and foreground is 1. A file with a palette of colours holds labels
-    too: the palette's numbers. Of several channels the brightest counts.
+    A file whose brightest value is 1 holds labels, and foreground is 1. Of several channels the brightest counts.
 
     Args:
         path: PNG, JPEG, TIFF, BMP or GIF.
@@ -56,13 +63,18 @@ def read_mask(path: Path, remarks: list[str] | None = None) -> np.ndarray:
 
     Raises:
         BadInput: If the file is missing, empty, unreadable or of another kind; if by this rule it has no foreground
-            although it is not black; or if it holds several classes: areas of several colours, labels or grays.
+            although it is not black; if it holds several classes: areas of several colours, labels or grays; or if
+            nothing but its alpha channel varies.
     """
-    pixels = _read(path, labels=True)
+    pixels = _read(path)
     half = np.iinfo(pixels.dtype).max // 2
+    if pixels.ndim == 3 and pixels.shape[2] == 4:
+        colour, alpha = pixels[..., :3], pixels[..., 3]
+        if alpha.min() < alpha.max() and (colour == colour[0, 0]).all():
+            raise BadInput(f"{path}: only its alpha channel varies; save the mask without one, white on black")
     if pixels.ndim == 3:
         colours = ((pixels[..., :3] > half) * np.array([1, 2, 4])).sum(axis=2).astype(np.uint8)
-        if len(several := _areas(colours, 1, 7)) > 1:
+        if len(several := _areas(colours, range(1, 8))) > 1:
             names = ", ".join(COLOURS[number] for number in several)
             raise BadInput(f"{path}: areas of several colours ({names}); {ONE_CLASS}")
         pixels = pixels[..., :3].max(axis=2)
@@ -71,7 +83,8 @@ def read_mask(path: Path, remarks: list[str] | None = None) -> np.ndarray:
         raise BadInput(f"{path}: the brightest value is {brightest}, but foreground must be 1 or more than {half}")
     if brightest > 1:
         step = half // 127 + (half > 127)  # 1 of 8 bits, 258 of 16
-        if grays := _areas(pixels, 32 * step, min(brightest - 1, 223 * step)):
+        suspect = [value * step for value in (*(() if _is_jpeg(path) else LABELS), *GRAYS)]
+        if grays := [value for value in _areas(pixels, suspect) if value < brightest]:
             values = ", ".join(map(str, [*grays[:5], brightest]))
             raise BadInput(f"{path}: areas of several values ({values}); {ONE_CLASS}")
         low, high = int((pixels > half // 2).sum()), int((pixels > half + half // 2).sum())
@@ -80,15 +93,20 @@ def read_mask(path: Path, remarks: list[str] | None = None) -> np.ndarray:
     return pixels > (0 if brightest <= 1 else half)
 
 
-def _areas(pixels: np.ndarray, low: int, high: int) -> list[int]:
-    """Values from low to high that fill a square of 3 x 3 pixels somewhere: an edge, however soft, does not."""
+def _areas(pixels: np.ndarray, values: Iterable[int]) -> list[int]:
+    """Which of these values fill a square of 3 x 3 pixels somewhere: an edge, however soft, does not."""
     square = np.ones((3, 3), np.uint8)
     flat = cv2.erode(pixels, square, borderValue=0) == cv2.dilate(pixels, square, borderValue=0)
-    return np.unique(pixels[flat & (pixels >= low) & (pixels <= high)]).tolist()
+    return sorted(set(np.unique(pixels[flat]).tolist()) & set(values))
 
 
-def _read(path: Path, labels: bool = False) -> np.ndarray:
-    """Pixels as `(H, W)`, `(H, W, 3)` or `(H, W, 4)`, uint8 or uint16; with `labels` the numbers of a palette."""
+def _is_jpeg(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\xff\xd8"
+
+
+def _read(path: Path) -> np.ndarray:
+    """Pixels as `(H, W)`, `(H, W, 3)` or `(H, W, 4)`, uint8 or uint16."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     if path.stat().st_size == 0:
@@ -97,7 +115,7 @@ def _read(path: Path, labels: bool = False) -> np.ndarray:
         with path.open("rb") as file:
             tiff = file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
         # tifffile, because Pillow refuses the photometric tag of CVC-ClinicDB's originals
-        pixels = _read_with_tifffile(path) if tiff else _read_with_pillow(path, labels)
+        pixels = _read_with_tifffile(path) if tiff else _read_with_pillow(path)
     except BadInput:
         raise
     except Image.DecompressionBombError as error:
@@ -107,7 +125,7 @@ def _read(path: Path, labels: bool = False) -> np.ndarray:
     except Exception as error:  # decoders raise whatever they stumble over; to the user it is one thing
         raise BadInput(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
     if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8)
+        pixels = pixels.astype(np.uint8) * 255
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     if pixels.dtype not in (np.uint8, np.uint16) or not (
@@ -121,15 +139,23 @@ def _read_with_tifffile(path: Path) -> np.ndarray:
     with tifffile.TiffFile(path) as file:
         page = file.pages[0]
         _refuse_if_huge(path, page.imagewidth, page.imagelength * len(file.pages))
-        return file.asarray()
+        pixels = file.asarray()
+        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+            return ~pixels
+        if page.photometric == tifffile.PHOTOMETRIC.PALETTE and pixels.ndim == 2:
+            return np.ascontiguousarray((page.colormap[:, pixels] >> 8).astype(np.uint8).transpose(1, 2, 0))
+        if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:
+            return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+        return pixels
 
 
-def _read_with_pillow(path: Path, labels: bool) -> np.ndarray:
+def _read_with_pillow(path: Path) -> np.ndarray:
     with Image.open(path, formats=FORMATS) as image:
         _refuse_if_huge(path, *image.size)
-        numbered = labels and image.mode == "P" and _coloured(image)
         image = ImageOps.exif_transpose(image)
-        if image.mode in ("P", "PA", "LA", "CMYK", "YCbCr") and not numbered:
+        if image.mode in ("P", "PA", "LA"):
+            image = image.convert("RGBA" if "A" in image.mode else "RGB")
+        elif image.mode in ("CMYK", "YCbCr"):
             image = image.convert("RGB")
         return np.asarray(image)
 
@@ -138,10 +164,3 @@ def _refuse_if_huge(path: Path, width: int, height: int) -> None:
     """Before anything is decoded: a header of a few bytes can claim more than the memory holds."""
     if width * height > MAX_PIXELS:
         raise BadInput(f"{path}: {width}x{height} pixels; at most {MAX_PIXELS / 1e6:.0f} million are read")
-
-
-def _coloured(image: Image.Image) -> bool:
-    """Whether the palette has colours in it; a gray one holds shades, not labels."""
-    palette = np.asarray(image.getpalette("RGB")).reshape(-1, 3)
-    used = palette[[number for _, number in image.getcolors()]]
-    return bool((used != used[:, :1]).any())

@@ -30,6 +30,7 @@ class Picture:
         valid: `(H, W)` uint8 of 0 and 1 at the network's size, or None.
         size: Native height and width in pixels.
         box: Where the picture lies at the network's size: top, left, height, width. What is outside is padding.
+        foreground: Share of the native mask that is foreground.
         packed: The native mask, eight pixels a byte; None in training, which does not need it.
         packed_valid: The native validity mask, likewise, or None.
     """
@@ -41,6 +42,7 @@ class Picture:
     valid: np.ndarray | None
     size: tuple[int, int]
     box: tuple[int, int, int, int]
+    foreground: float
     packed: np.ndarray | None
     packed_valid: np.ndarray | None
 

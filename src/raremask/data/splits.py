@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.model_selection import GroupKFold, StratifiedKFold
 
 from raremask import BadInput
+from raremask.data.pairing import read_csv
 
 SPLITS = ("train", "val", "test")
 FIFTH = 5  # a fifth of all images tests, a fifth of the others validates: 64 / 16 / 20 %
@@ -49,6 +50,8 @@ class Split:
             raise ValueError(f"split.by must be group or image; got {by!r}")
         if folds < 2 or (fold is not None and fold < 0):
             raise ValueError(f"split.folds must be 2 or more, split.fold 0 or more; got {folds} and {fold}")
+        if file is not None and fold is not None and Path(file).suffix.lower() != ".json":
+            raise ValueError("split.file holds one split; split.fold is of nnU-Net's splits_final.json, or of no file")
         if file is None and fold is not None and fold >= folds:
             raise ValueError(f"split.fold counts from 0: with {folds} folds the last is {folds - 1}; got {fold}")
         self.by, self.seed, self.fold, self.folds = by, seed, fold, folds
@@ -78,7 +81,7 @@ class Split:
                 )
             groups = np.asarray(names)
         if self.file is not None and self.file.suffix.lower() != ".json":
-            chosen = self._of_table(names)
+            chosen = self._of_table(names, fixed)
         elif self.file is not None:
             chosen = self._carved(self._of_nnunet(names, fixed), groups, foreground)
         elif self.fold is not None:
@@ -100,7 +103,8 @@ class Split:
                 break
             count, needed = len(set(groups[still])), len(missing) - position + 1
             if count < needed:
-                raise BadInput(f"{needed} splits need {needed} groups or more; got {', '.join(sorted(set(groups)))}.")
+                shown = _some(sorted(set(groups[still])))
+                raise BadInput(f"{needed} splits need {needed} groups or more to draw from; there is {shown}.")
             part = deal(groups[still], foreground[still], min(FIFTH, count), self.seed)
             for index in still[part == 0]:
                 chosen[index] = split
@@ -122,14 +126,8 @@ class Split:
                 chosen[index] = "val"
         return chosen
 
-    def _of_table(self, names: Sequence[str]) -> list[str]:
-        try:
-            with self.file.open(newline="", encoding="utf-8-sig") as lines:
-                rows = list(csv.DictReader(lines))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise BadInput(f"split.file={self.file}: cannot be read ({type(error).__name__}: {error})") from error
-        if not rows or not {"image", "split"} <= set(rows[0]):
-            raise BadInput(f"split.file={self.file}: it needs rows with the columns image and split.")
+    def _of_table(self, names: Sequence[str], fixed: Sequence[str | None]) -> list[str]:
+        rows = read_csv(self.file, needed=("image", "split"))
         twice = [name for name, times in Counter(row["image"] for row in rows).items() if times > 1]
         unknown = sorted({row["split"] or "(empty)" for row in rows} - set(SPLITS))
         if unknown or twice:
@@ -137,6 +135,11 @@ class Split:
             raise BadInput(f"split.file={self.file}: each image once, and {', '.join(SPLITS)}; {problem}.")
         listed = {row["image"]: row["split"] for row in rows}
         self._agree(set(listed), set(names))
+        for name, its in zip(names, fixed, strict=True):
+            if its == "test" and listed[name] != "test":
+                raise BadInput(
+                    f"split.file={self.file}: {name} is of the dataset's test split, and is in {listed[name]}."
+                )
         return [listed[name] for name in names]
 
     def _of_nnunet(self, names: Sequence[str], fixed: list[str | None]) -> list[str | None]:
@@ -249,7 +252,9 @@ def table(names: Sequence[str], groups: Sequence[str], chosen: Sequence[str]) ->
 def _check(chosen: list[str], groups: np.ndarray) -> None:
     for split in SPLITS:
         if split not in chosen:
-            raise BadInput(f"the {split} split has no image.")
+            raise BadInput(
+                f"the {split} split has no image. A table of pairs or split.file must name some, or no split at all."
+            )
     owner: dict[str, str] = {}
     for group, split in zip(groups.tolist(), chosen, strict=True):
         if owner.setdefault(group, split) != split:

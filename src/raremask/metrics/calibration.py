@@ -20,26 +20,27 @@ def histogram(probability: np.ndarray, mask: np.ndarray, valid: np.ndarray | Non
 
     Returns:
         `(2, BINS)` int64: how many background (row 0) and foreground pixels (row 1) have a probability in
-        [k / BINS, (k + 1) / BINS); 1 is in the last bin.
+        (k / BINS, (k + 1) / BINS]; 0 is in the first bin.
 
     >>> histogram(np.array([[0.0, 0.5, 1.0]]), np.array([[False, True, True]])).sum(axis=1).tolist()
     [1, 2]
     """
-    # the nudge puts a float32 such as 0.7 into the bin that begins there
-    level = np.minimum((probability * BINS + 1e-4).astype(np.int32), BINS - 1)
+    # the nudge puts a float32 such as 0.7, which is no exact number, into the bin that ends there
+    level = np.maximum(np.ceil(probability * BINS - 1e-4).astype(np.int32) - 1, 0)
     level += mask.astype(np.int32) * BINS
     level = level.ravel() if valid is None else level[valid]
     return np.bincount(level, minlength=2 * BINS).reshape(2, BINS)
 
 
 def counts_at(counted: np.ndarray) -> np.ndarray:
-    """Counts at every threshold of the grid k / BINS; foreground is what reaches it.
+    """Counts at every threshold of the grid k / BINS; foreground is what is more than it.
 
     Args:
         counted: `(..., 2, BINS)` of :func:`histogram`.
 
     Returns:
-        `(..., BINS, 4)` int64: tp, fp, fn, tn for the thresholds 0, 1 / BINS, ...
+        `(..., BINS, 4)` int64: tp, fp, fn, tn for the thresholds 0 (at which everything is foreground, 0 too),
+        1 / BINS, ...
     """
     above = counted[..., ::-1].cumsum(axis=-1)[..., ::-1]
     total = counted.sum(axis=-1, keepdims=True)
