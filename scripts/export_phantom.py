@@ -7,6 +7,7 @@ foreground=<share> empty=<share> seed=<number>; what is left out is as in the re
 """
 
 import csv
+import difflib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -142,7 +143,9 @@ def export(arguments: list[str]) -> str:
             raise BadInput(f"layout must be one of {', '.join(LAYOUTS)}; got {cfg.layout!r}")
         root = Path(cfg.out)
     except OmegaConfBaseException as error:
-        raise BadInput(f"{str(error).splitlines()[0]}. Settings: {', '.join(SETTINGS)}.") from error
+        close = difflib.get_close_matches(str(getattr(error, "key", "")), SETTINGS, n=1)
+        meant = f" Did you mean {close[0]}?" if close else ""
+        raise BadInput(f"{str(error).splitlines()[0]}.{meant} Settings: {', '.join(SETTINGS)}.") from error
     layout, kind, images, size = LAYOUTS[cfg.layout]
     kind, images = cfg.kind or kind, images if cfg.images is None else cfg.images
     size = size if cfg.size is None else cfg.size
@@ -152,6 +155,8 @@ def export(arguments: list[str]) -> str:
     if isinstance(size, (str, int, float)) or len(size) != 2 or not all(isinstance(side, int) for side in size):
         raise BadInput(f"size must be [height,width] in pixels; got {size!r}")
     size = tuple(size)
+    if not isinstance(cfg.seed, int):
+        raise BadInput(f"seed must be a whole number; got {cfg.seed!r}")
     if root.exists() and any(root.iterdir()):
         raise BadInput(f"{root} is not empty; nothing was written.")
     channels = 1 if cfg.layout == "nerve" else 3
@@ -161,7 +166,13 @@ def export(arguments: list[str]) -> str:
     drawn = (data.arrays(record)[:2] for record in tqdm(data.records(), desc="Writing", leave=False, disable=None))
     root.mkdir(parents=True, exist_ok=True)
     layout(root, drawn, images)
-    return f"{images} phantoms ({kind}, {size[1]}x{size[0]}) in {root}, laid out as {cfg.layout}"
+    where = (
+        f"dataset.images={root}/images dataset.masks={root}/masks" if cfg.layout == "folder" else f"dataset.root={root}"
+    )
+    return (
+        f"{images} phantoms ({kind}, {size[1]}x{size[0]}) in {root}, laid out as {cfg.layout}\n"
+        f"Try: python src/train.py dataset={cfg.layout} {where}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import itertools
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -154,6 +155,15 @@ def test_isic_takes_its_official_folders_as_splits(tmp_path):
         "has 2 images; the full dataset has 1000 there.",
     ]
     assert [len(pictures) for pictures in data.splits.values()] == [3, 1, 2]
+
+
+def test_drive_without_labels_for_its_test_set_draws_all_splits_from_the_others(tmp_path):
+    shutil.rmtree(drive_folder(tmp_path) / "test" / "1st_manual")
+    data = DRIVE(root=str(tmp_path), **SMALL)
+    with pytest.warns(UserWarning, match="keeps the test labels to itself. All splits are drawn from the 20 training"):
+        data.setup()
+    assert [len(pictures) for pictures in data.splits.values()] == [12, 4, 4]
+    assert all(name.endswith("_training") for found in names(data).values() for name in found)
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------------
@@ -380,8 +390,7 @@ def test_a_group_of_a_table_is_never_divided(tmp_path):
         ("picture,mask\n", "columns must be image, mask and perhaps group, split; got picture, mask"),
         ("image,mask\n" + rows_of("") + "images/x.jpg,\n", "line 3 needs an image and a mask"),
         ("image,mask\n" + rows_of("") * 2, "line 3: images/scan 0.jpg stands there twice"),
-        ("image,mask,split\n" + rows_of(",train", ",valid"), "split must be train, val, test; got valid"),
-        ("image,mask,split\n" + rows_of(",train", ","), r"got \(empty\)"),
+        ("image,mask,split\n" + rows_of(",train", ",valid"), "split must be train, val, test or empty; got valid"),
         ("image,mask,group,split\n" + rows_of(",a,train", ",b,val", ",a,test"), "group a is in train and in test"),
         ("image,mask,split\n" + rows_of(",train", ",val"), "the test split has no image"),
     ],
@@ -435,6 +444,45 @@ def test_a_table_cut_off_or_with_one_image_under_two_names_is_refused(tmp_path):
         (root / "pairs.csv").write_text(text)
         with pytest.raises(BadInput, match=message):
             Folder(images=None, masks=None, pairs=str(root / "pairs.csv"), **SMALL).setup()
+
+
+def test_a_table_of_a_spreadsheet_is_read_and_may_fix_some_splits_only(tmp_path):
+    root = own_folder(tmp_path)
+    lines = [f"images/scan {index}.jpg;masks/scan {index}_mask.png;{'test' if index < 2 else ''}" for index in range(6)]
+    (root / "pairs.csv").write_text("Image;Mask;Split\n" + "\n".join(lines) + "\n")
+    data = Folder(images=None, masks=None, pairs=str(root / "pairs.csv"), **SMALL)
+    data.setup()
+    assert names(data)["test"] == ["scan 0", "scan 1"]  # called as two folders would call them
+    assert [len(found) for found in names(data).values()] == [3, 1, 2]
+    assert data.split.words == "test as the dataset fixes it; train, val drawn by group with seed 0"
+
+
+def test_files_that_are_left_out_are_named(tmp_path):
+    root = own_folder(tmp_path)
+    (root / "images" / "more.webp").write_text("")
+    (root / "images" / ".hidden").write_text("")
+    (root / "masks" / "notes.txt").write_text("")
+    saved(root / "masks" / "nobody_mask.png", square())
+    with pytest.warns(UserWarning, match="left out") as caught:
+        own(root)
+    messages = [str(warning.message) for warning in caught]
+    assert any("1 masks in" in text and "belong to no image, such as nobody_mask.png" in text for text in messages)
+    assert any("2 files are of no known kind, such as more.webp, notes.txt" in text for text in messages)
+
+
+def test_inverted_masks_are_asked_about(tmp_path):
+    root = own_folder(tmp_path)
+    for path in (root / "masks").iterdir():
+        saved(path, 255 - square())
+    with pytest.warns(UserWarning, match="foreground covers 89% of the pixels. Are the masks inverted"):
+        own(root)
+
+
+def test_several_draws_of_whole_images_are_warned_of():
+    with pytest.warns(UserWarning, match="dataset.draws=3 takes each image as often in an epoch, but augment leaves"):
+        phantom(draws=3)
+    with pytest.raises(ValueError, match="draws must be a whole number from 1"):
+        phantom(draws=1.5)
 
 
 # --- what is wrong ----------------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def test_every_family_is_described(command, capsys, tmp_path, kind):
     command("describe.py", *SMALL, f"dataset.kind={kind}", f"folder={tmp_path}")
     said = capsys.readouterr().out
     assert said.startswith("# phantom\n")
-    for words in ("21 images of 21 groups, 64x64", "all background", "random", "loss.pos_weight=", "0 pairs"):
+    for words in ("21 images, no groups known, 64x64", "all background", "random", "loss.pos_weight=", "0 pairs"):
         assert words in said
     assert {path.name for path in tmp_path.iterdir()} == {
         *("description.md", "fingerprint.json", "images.csv", "twins.csv"),

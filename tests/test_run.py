@@ -266,6 +266,11 @@ def test_a_copy_of_a_training_image_in_another_split_is_found(tmp_path, train_an
     assert not (ignored / "leaks.csv").exists()
 
 
+def test_masks_that_are_all_empty_are_refused(train):
+    with pytest.raises(BadInput, match="no training mask has a foreground pixel: there is nothing to learn"):
+        train("dataset.empty=0.999999")
+
+
 @pytest.mark.filterwarnings("ignore:.*the full dataset has")
 @pytest.mark.parametrize("layout", ["cvc", "drive", "isic2018", "nerve", "course", "folder"])
 def test_an_exported_layout_is_trained_on(tmp_path, train_anything, layout):

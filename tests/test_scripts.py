@@ -54,7 +54,7 @@ def test_an_exported_layout_is_read_back_as_it_was_drawn(tmp_path, layout):
     channels = 1 if layout == "nerve" else 3
     export = script("export_phantom").export
     said = export([f"layout={layout}", f"out={tmp_path}", "images=24", "size=[48,64]", "seed=5"])
-    assert said == f"24 phantoms ({kind}, 64x48) in {tmp_path}, laid out as {layout}"
+    assert said.startswith(f"24 phantoms ({kind}, 64x48) in {tmp_path}, laid out as {layout}\nTry: python src/train.py")
     source = Phantom(kind, train=24, val=0, test=0, data_seed=5, **SMALL | {"channels": channels})
     drawn = [source.arrays(record) for record in source.records()]
     data = reader(layout, tmp_path, channels)
@@ -90,7 +90,7 @@ def test_the_run_lengths_of_an_exported_nerve_say_the_same_as_its_masks(tmp_path
     ("arguments", "message"),
     [
         (["layout=cvcc", "out=x"], "layout must be one of cvc, drive, .*; got 'cvcc'"),
-        (["layout=cvc", "image=3"], "Key 'image' is not in struct. Settings: layout, out, images"),
+        (["layout=cvc", "image=3"], r"Key 'image' is not in struct. Did you mean images\? Settings: layout, out"),
         (["layout=cvc"], "Missing mandatory value: out"),
         (["layout=cvc", "out=x", "images=700"], "from 4 to 612; got 700"),
         (["layout=drive", "out=x", "images=0"], "whole number from 4 to 1000000; got 0"),

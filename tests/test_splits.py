@@ -202,9 +202,28 @@ def test_a_file_may_not_train_on_what_the_dataset_tests_with(tmp_path):
         split(number=3, file=str(file), fold=1)
 
 
+def test_a_split_says_what_it_kept_and_what_it_drew(tmp_path):
+    def said(fixed, **arguments):
+        drawing = Split(**arguments)
+        drawing(names(len(fixed)), names(len(fixed)), fixed, [0.1] * len(fixed))
+        return drawing.words
+
+    fixed = ["train"] * 8 + ["val"] * 2 + ["test"] * 5
+    assert said([None] * 10) == "train, val, test drawn by group with seed 0"
+    assert said(fixed) == "train, val, test as the dataset fixes it"
+    assert said([None] * 10 + ["test"]) == "test as the dataset fixes it; train, val drawn by group with seed 0"
+    folded = said(fixed, fold=1, seed=3)
+    assert folded == "test as the dataset fixes it; train, val fold 1 of 5, drawn by group with seed 3"
+    nnunet(tmp_path / "splits_final.json", 50)
+    words = said([None] * 50, file=str(tmp_path / "splits_final.json"))
+    assert words == f"train, val, test of {tmp_path / 'splits_final.json'}, fold 0"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"fold": "a"}, "must be whole numbers; got 0, 5 and a"),
+        ({"folds": 5.5}, "must be whole numbers; got 0, 5.5 and None"),
         ({"by": "patient"}, "split.by must be group or image; got 'patient'"),
         ({"fold": 5}, "with 5 folds the last is 4; got 5"),
         ({"folds": 1}, "split.folds must be 2 or more"),

@@ -19,6 +19,8 @@ from raremask.metrics.overlap import baselines, summary
 FIGURES = ("fingerprint", "examples", "weights", "twins")  # files that a description may have
 SIGMAS = (1, 3, 6, 10)  # pixels, as in the thesis' figure
 THIN, LONG = 12, 32  # an object this many times longer than thick is a line; a crop holds it this many times
+MOST_DRAWS = 20  # crops of an image in an epoch
+CRUMB = 10  # an object below so many pixels is hardly one
 SEEN = 0.99  # how sure a batch should be to hold foreground
 SHOWN, EMPTY_SHOWN = 10, 3  # images, and those of them that have no foreground
 
@@ -55,7 +57,8 @@ def suggestions(found: Mapping, data: ImageMaskData) -> list[Suggestion]:
     made = [
         Suggestion(
             f"loss=weighted_bce loss.pos_weight={weight:.3g}",
-            f"{training.imbalance:.3g} background pixels to one of foreground in training; at most 100 is used",
+            f"{training.imbalance:.3g} background pixels to one of foreground in training"
+            + ("; more than 100 is not used" if training.imbalance > weight else ""),
         ),
         Suggestion(
             f"loss=tversky loss.alpha={prices['alpha']:.2g} loss.beta={prices['beta']:.2g}",
@@ -63,7 +66,7 @@ def suggestions(found: Mapping, data: ImageMaskData) -> list[Suggestion]:
         ),
         Suggestion(
             f"loss=boundary_gaussian loss.sigma={sigma:.2g}",
-            f"the foreground is {training.thickness:.3g} pixels thick in training; the band around it is to be thinner",
+            f"weights fade out over about {2 * sigma:.0f} pixels; the foreground is {training.thickness:.3g} thick",
         ),
     ]
     height, width = data.splits["train"].pictures[0].mask.shape
@@ -73,6 +76,7 @@ def suggestions(found: Mapping, data: ImageMaskData) -> list[Suggestion]:
         images = found["splits"]["train"]["images"]
         least = int(np.ceil(np.log(1 - SEEN) / np.log(empty)))
         setting = f"dataset.batch_size={max(2, least)}" if least <= images // 4 else "dataset.foreground_share=0.5"
+        setting = "" if least <= data.batch_size else setting
         made.append(
             Suggestion(
                 setting,
@@ -82,6 +86,24 @@ def suggestions(found: Mapping, data: ImageMaskData) -> list[Suggestion]:
         )
     else:
         made.append(Suggestion("", "every training image has foreground: any batch size will see some"))
+    native = found["sizes"][0]
+    thick = found["thickness"]["median"] if found["thickness"] else np.inf
+    if thick < 6 and native["height"] * native["width"] > 2 * height * width:
+        made.append(
+            Suggestion(
+                f"dataset.size=[{native['height']},{native['width']}]",
+                f"the foreground is {thick:.2g} pixels thick at {width}x{height}, and the files have more; with "
+                "crops, if that is too large for memory",
+            )
+        )
+    if found["object_area"]["median"] < CRUMB and found["objects_per_image"]["mean"] > 1.2:
+        made.append(
+            Suggestion(
+                "",
+                f"half of the objects have {found['object_area']['median']:.0f} pixels or fewer: look whether these "
+                "are crumbs of the annotation",
+            )
+        )
     if data.vanished:
         made.append(
             Suggestion(
@@ -103,7 +125,9 @@ def _crop(side: float, thick: Mapping[str, float] | None, size: tuple[int, int])
     if crop > 0.75 * min(size):
         return Suggestion("", f"{long}: train on whole images, not on crops")
     steps = f"augment.steps.foreground_crop.height={crop} augment.steps.foreground_crop.width={crop}"
-    return Suggestion(f"augment=patches {steps} dataset.draws={round(size[0] * size[1] / crop**2)}", why)
+    return Suggestion(
+        f"augment=patches {steps} dataset.draws={min(MOST_DRAWS, round(size[0] * size[1] / crop**2))}", why
+    )
 
 
 def plain(value: object) -> object:
@@ -172,6 +196,7 @@ def draw(data: ImageMaskData, measured: Sequence[Measures], found: Sequence[Twin
 
 def text(
     title: str,
+    data: ImageMaskData,
     found: Mapping,
     floor: Mapping[str, Mapping[str, float]],
     advice: Sequence[Suggestion],
@@ -183,6 +208,7 @@ def text(
 
     Args:
         title: Name of the dataset.
+        data: The dataset.
         found: Its fingerprint.
         floor: Of :func:`uninformed`.
         advice: Of :func:`suggestions`.
@@ -192,11 +218,15 @@ def text(
     """
     sizes, first = found["sizes"], found["sizes"][0]
     more = f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
+    groups = f" of {found['groups']} groups" if found["groups"] < found["images"] else ", no groups known"
+    height, width = data.splits["train"].pictures[0].mask.shape
+    seen = f"{width}x{height}" + (f" ({data.resize})" if (height, width) != (first["height"], first["width"]) else "")
     channels = ", ".join(f"{one['mean']:.0f} ± {one['std']:.0f}" for one in found["intensity"])
     lines = [
         f"# {title}",
         "",
-        f"- {found['images']} images of {found['groups']} groups, {first['width']}x{first['height']}{more}",
+        f"- {found['images']} images{groups}, {first['width']}x{first['height']}{more}; the network sees {seen}",
+        f"- split: {data.split.words}",
         f"- intensity {channels} (mean ± standard deviation of each channel, of 255)",
         f"- {found['empty']:.1%} of the masks are empty; {found['foreground_pooled']:.2%} of all pixels are foreground",
         "",

@@ -146,14 +146,14 @@ def describe(cfg: DictConfig) -> None:
     advice = description.suggestions(print_of, data)
     titles = [f"{split} {picture.name}" for split, picture in placed]
     said = [
-        f"{len(found)} pairs, {len(across)} of them in different splits",
+        f"{len(found)} pairs, {len(across)} of them in different splits (all in twins.csv)",
         *(f"{titles[p.first]} is {titles[p.second]} ({p.likeness:.2f})" for p in across[:5]),
         f"{len(contrary)} of the pairs contradict each other: their masks have a Dice below 0.5",
         *(f"{titles[p.first]} and {titles[p.second]}: Dice {dice:.2f}" for p, dice in contrary[:5]),
     ]
     drawn = description.draw(data, measured, found)
     name = HydraConfig.get().runtime.choices.dataset
-    text = description.text(name, print_of, floor, advice, said, list(drawn), cfg.empty)
+    text = description.text(name, data, print_of, floor, advice, said, list(drawn), cfg.empty)
     folder.mkdir(parents=True, exist_ok=True)
     for file in description.FIGURES:
         (folder / f"{file}.png").unlink(missing_ok=True)  # of an older description
@@ -218,6 +218,8 @@ def build(cfg: DictConfig, folder: Path | None = None) -> tuple[ImageMaskData, S
     data = build_data(cfg)
     if cfg.monitor.endswith("_fov") and data.splits["val"].pictures[0].valid is None:
         raise BadInput(f"monitor={cfg.monitor} needs a field of view, and this dataset has none. Use monitor=val/dice.")
+    if data.empty_share() == 1:
+        raise BadInput("no training mask has a foreground pixel: there is nothing to learn.")
     found = fill_auto(cfg, data)
     if folder is not None and rank_zero_only.rank == 0:
         write_text(folder / SPLIT, splits.table(*zip(*_placed(data), strict=True)))
@@ -399,7 +401,6 @@ def _look_for_leaks(data: ImageMaskData, leaks_are: str, folder: Path) -> None:
     images = [picture.inside()[0] for _, picture in placed]
     found = leaks.twins(images, [split for split, _ in placed])
     if not found:
-        print(f"Of {len(images)} images no two in different splits are nearly the same.")
         return
     titles = [f"{split} {picture.name}" for split, picture in placed]
     write_text(folder / "leaks.csv", leaks.table(found, _placed(data)))
@@ -490,6 +491,7 @@ def _say_what_starts(
     print(
         f"\n{names['dataset']}: {splits}; foreground {np.mean([mask.mean() for mask in masks]):.2%}, "
         f"{np.mean([not mask.any() for mask in masks]):.0%} of the masks empty\n"
+        f"split: {data.split.words}\n"
         f"{names['model']}, {parameters / 1e6:.2f} M parameters; loss {names['loss']}{found}; seed {names['seed']}; "
         f"{name}, {trainer.precision}\n{os.path.relpath(folder)}\n"
     )

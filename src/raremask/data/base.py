@@ -142,9 +142,9 @@ class ImageMaskData(LightningDataModule):
             raise ValueError(f"resize must be stretch or pad; got {resize!r}")
         if batch_size < 1 or workers < 0:
             raise ValueError(f"batch_size must be 1 or more, workers 0 or more; got {batch_size} and {workers}")
-        if draws < 1 or not (foreground_share is None or 0 <= foreground_share <= 1):
+        if not isinstance(draws, int) or draws < 1 or not (foreground_share is None or 0 <= foreground_share <= 1):
             raise ValueError(
-                f"draws must be 1 or more, foreground_share from 0 to 1; got {draws} and {foreground_share}"
+                f"draws must be a whole number from 1, foreground_share from 0 to 1; got {draws} and {foreground_share}"
             )
         self.draws, self.foreground_share = draws, foreground_share
         self.shelf = Shelf(int(memory * 2**30))
@@ -184,6 +184,9 @@ class ImageMaskData(LightningDataModule):
             return
         records = self.records()
         pictures = self._read(records)
+        share = float(np.mean([picture.foreground for picture in pictures]))
+        if share > 0.5:
+            warnings.warn(f"foreground covers {share:.0%} of the pixels. Are the masks inverted?", stacklevel=2)
         chosen = self.split(
             [record.name for record in records],
             [record.group for record in records],
@@ -204,6 +207,12 @@ class ImageMaskData(LightningDataModule):
             training[0, 0]
         except ValueError as error:
             raise BadInput(f"augment: a training image of {_by(training.pictures[0].mask.shape)}: {error}") from error
+        if self.draws > 1 and training[0, 0]["mask"].shape[-2:] == training.pictures[0].mask.shape:
+            warnings.warn(
+                f"dataset.draws={self.draws} takes each image as often in an epoch, but augment leaves it whole, "
+                f"{_by(training.pictures[0].mask.shape)}: crops are cut at dataset.size; make it larger.",
+                stacklevel=3,
+            )
         empty = self.empty_share()
         if (self.foreground_share and empty == 1) or (self.foreground_share not in (None, 1) and empty == 0):
             raise BadInput(
@@ -221,7 +230,8 @@ class ImageMaskData(LightningDataModule):
             for result in read:
                 (pictures if isinstance(result, Picture) else problems).append(result)
         if not problems and self.size is None and len(sizes := {picture.size for picture in pictures}) > 1:
-            problems = [f"images have {len(sizes)} sizes, such as {sorted(sizes)[:2]}; set dataset.size=[height,width]"]
+            shown = ", ".join(_by(size) for size in sorted(sizes)[:3])
+            raise BadInput(f"images have {len(sizes)} sizes, such as {shown}; set dataset.size=[height,width]")
         if problems:
             shown = "\n".join(f"  {problem}" for problem in problems[:20])
             more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""

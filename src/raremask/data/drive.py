@@ -1,5 +1,6 @@
 """DRIVE: 40 retinas with their vessels, and the camera's field of view."""
 
+import warnings
 from pathlib import Path
 
 from raremask.data.base import ImageMaskData, Record, files
@@ -7,6 +8,8 @@ from raremask.data.base import ImageMaskData, Record, files
 
 class DRIVE(ImageMaskData):
     """DRIVE in its official layout: 20 images of `training`, of which 4 validate, 20 of `test`.
+
+    Downloads of today have no labels for `test`; then all splits are drawn from `training`, with a warning.
 
     The field-of-view mask is carried along as the validity mask. Scores count every pixel of the image; those inside
     the field of view stand beside them under names that end in `_fov`.
@@ -29,7 +32,15 @@ class DRIVE(ImageMaskData):
         Raises:
             BadInput: If a folder has no image.
         """
-        return [*self._records_of("training", None), *self._records_of("test", "test")]
+        development = self._records_of("training", None)
+        if (self.root / "test" / "1st_manual").is_dir():
+            return [*development, *self._records_of("test", "test")]
+        warnings.warn(
+            f"{self.root / 'test'} has no 1st_manual: the challenge keeps the test labels to itself. All splits are "
+            "drawn from the 20 training images; scores do not compare with papers that tested on the other 20.",
+            stacklevel=2,
+        )
+        return development
 
     def _records_of(self, part: str, split: str | None) -> list[Record]:
         folder = self.root / part

@@ -43,16 +43,19 @@ class Folder(ImageMaskData):
             return [Record(image.stem, image.stem, image, mask) for image, mask in found]
         rows = table(Path(self.table))
         given = {row.get("split") or "" for row in rows}
-        if given != {""} and (unknown := sorted(given - set(SPLITS))):
-            named = ", ".join(name or "(empty)" for name in unknown)
-            raise BadInput(f"{self.table}: split must be {', '.join(SPLITS)}; got {named}.")
+        if unknown := sorted(given - {*SPLITS, ""}):
+            raise BadInput(f"{self.table}: split must be {', '.join(SPLITS)} or empty; got {', '.join(unknown)}.")
+        stems = [Path(row["name"]).stem for row in rows]
+        names = (
+            stems if len(set(stems)) == len(stems) else [row["name"] for row in rows]
+        )  # as two folders would name them
         return [
             Record(
-                name=row["name"],
-                group=row.get("group") or row["name"],  # an image without a group is a group of its own
+                name=name,
+                group=row.get("group") or name,  # an image without a group is a group of its own
                 image=Path(row["image"]),
                 mask=Path(row["mask"]),
                 split=row.get("split") or None,
             )
-            for row in rows
+            for name, row in zip(names, rows, strict=True)
         ]

@@ -1,6 +1,7 @@
 """Finds the mask of each image by its name."""
 
 import csv
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -43,6 +44,15 @@ def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
             names = ", ".join(path.name for path in fitting) or f"none of {picture.stem}[_mask|_segmentation].* there"
             problems.append(f"{picture}: one mask is needed in {masks}; got {names}")
     _refuse(problems, f"images in {images} and masks in {masks} do not pair")
+    left = sorted({path.name for path in drawn} - {mask.name for _, mask in found})
+    other = sorted(
+        path.name
+        for path in {*images.iterdir(), *masks.iterdir()}
+        if path.is_file() and path.name[0] != "." and path.suffix.lower() not in KINDS
+    )
+    for names, what in ((left, f"masks in {masks} belong to no image"), (other, "files are of no known kind")):
+        if names:
+            warnings.warn(f"{len(names)} {what}, such as {', '.join(names[:3])}; they are left out.", stacklevel=4)
     return found
 
 
@@ -77,7 +87,7 @@ def read_csv(path: Path, needed: Sequence[str], perhaps: Sequence[str] | None = 
     """Read a table with a line of column names.
 
     Args:
-        path: CSV, UTF-8.
+        path: CSV, UTF-8, with commas, or semicolons as some spreadsheets write it; the case of column names is ignored.
         needed: Columns that it must have.
         perhaps: Other columns that it may have; None allows any.
 
@@ -90,8 +100,10 @@ def read_csv(path: Path, needed: Sequence[str], perhaps: Sequence[str] | None = 
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows, columns = list(reader), reader.fieldnames or []
+            first = file.readline()
+            mark = ";" if ";" in first and "," not in first else ","
+            columns = [name.strip().lower() for name in first.strip().split(mark) if name.strip()]
+            rows = list(csv.DictReader(file, columns, delimiter=mark, strict=True)) if columns else []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
     if not set(needed) <= set(columns) or not (perhaps is None or set(columns) <= {*needed, *perhaps}):

@@ -46,6 +46,8 @@ class Split:
     def __init__(
         self, by: str = "group", seed: int = 0, fold: int | None = None, folds: int = 5, file: str | None = None
     ):
+        if not all(isinstance(number, int) for number in (seed, folds, fold or 0)):
+            raise ValueError(f"split.seed, folds and fold must be whole numbers; got {seed}, {folds} and {fold}")
         if by not in ("group", "image"):
             raise ValueError(f"split.by must be group or image; got {by!r}")
         if folds < 2 or (fold is not None and fold < 0):
@@ -56,6 +58,7 @@ class Split:
             raise ValueError(f"split.fold counts from 0: with {folds} folds the last is {folds - 1}; got {fold}")
         self.by, self.seed, self.fold, self.folds = by, seed, fold, folds
         self.file = None if file is None else Path(file)
+        self.words = ""  # after a call: what was kept and what was drawn
 
     def __call__(
         self, names: Sequence[str], groups: Sequence[str], fixed: Sequence[str | None], foreground: Sequence[float]
@@ -89,7 +92,21 @@ class Split:
         else:
             chosen = self._carved(fixed, groups, foreground)
         _check(chosen, groups)
+        self.words = self._said(fixed, chosen)
         return chosen
+
+    def _said(self, fixed: Sequence[str | None], chosen: Sequence[str]) -> str:
+        """Say which splits are as the dataset fixes them, and where the others come from."""
+        moved = {its for pair in zip(fixed, chosen, strict=True) if pair[0] != pair[1] for its in pair}
+        kept = [its for its in SPLITS if its in fixed and its not in moved]
+        others = [its for its in SPLITS if its not in kept]
+        source = f"drawn by {self.by} with seed {self.seed}"
+        if self.file is not None:
+            source = f"of {self.file}" + (f", fold {self.fold or 0}" if self.file.suffix.lower() == ".json" else "")
+        elif self.fold is not None:
+            source = f"fold {self.fold} of {self.folds}, {source}"
+        said = [f"{', '.join(kept)} as the dataset fixes it"] if kept else []
+        return "; ".join(said + ([f"{', '.join(others)} {source}"] if others else []))
 
     def _carved(self, fixed: list[str | None], groups: np.ndarray, foreground: np.ndarray) -> list[str]:
         """Take test and validation, where they are not fixed, out of what is open; a missing one out of training."""
