@@ -9,7 +9,8 @@ import torch
 
 from raremask.callbacks import figure_row
 from raremask.figures import overlay
-from raremask.run import build, load_config
+from raremask.inference import Predictor
+from raremask.run import build, load_choice, load_config
 
 
 def main(sweep: Path, out: Path, images: int = 3) -> None:
@@ -20,10 +21,11 @@ def main(sweep: Path, out: Path, images: int = 3) -> None:
         data, module = build(load_config(folder))
         weights = torch.load(folder / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
         module.load_state_dict(weights["state_dict"])
+        selection, tile = load_choice(folder)
         loss = json.loads((folder / "status.json").read_text())["loss"]
         for row in range(images):
             sample = data.splits["test"][row]
-            shown = figure_row(module, sample)
+            shown = figure_row(Predictor([module.net], selection.views, tile), selection, sample, module.empty)
             axes[row][0].imshow(shown.image.squeeze(), cmap="gray")
             axes[row][1].imshow(shown.mask, cmap="gray", interpolation="nearest")
             axes[row][column].imshow(overlay(shown.image, shown.mask, shown.prediction), interpolation="nearest")

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from raremask.runfolder import beside_baselines, format_scores, read_counts
+from raremask.runfolder import BEST, PLAIN, beside_baselines, format_scores, read_counts
 
 
 def main(folder: Path) -> None:
@@ -19,7 +19,8 @@ def main(folder: Path) -> None:
             continue
         scores = beside_baselines(read_counts(file.parent / "per_image_test.csv"), status["empty"])
         policies.add(status["empty"])
-        runs[name] = scores.pop("best checkpoint")
+        runs[name] = scores.pop(BEST)
+        scores.pop(PLAIN, None)
         floor |= {f"{status['dataset']} {baseline}": row for baseline, row in scores.items()}
     if not runs:
         sys.exit("\n".join([f"No finished run below {folder}.", *unfinished]))

@@ -19,13 +19,24 @@ from raremask.run import fill_auto
 CONF = ROOT / "conf"
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
-GIVEN_BY_RUN = {"augment", "split", "seed", "self", "params", "optimizer"}  # what run.py and partials add
+GIVEN_BY_RUN = {
+    "augment",
+    "split",
+    "seed",
+    "self",
+    "params",
+    "optimizer",
+    "args",
+    "kwargs",
+}  # what run.py and partials add
 
 
 @pytest.fixture
 def composed(tmp_path):
     def compose_train(*overrides: str) -> DictConfig:
         with initialize_config_dir(str(CONF), version_base="1.3"):
+            if overrides and overrides[0].split("=")[0] in ("postprocess", "submission"):
+                return compose("predict", list(overrides))
             return compose("train", [*overrides, f"folder={tmp_path}"])
 
     return compose_train
@@ -60,7 +71,7 @@ def parameters(kind: type) -> dict[str, inspect.Parameter]:
 
 def test_there_is_a_group_for_every_part_and_a_choice_in_each():
     expected = {"augment", "callbacks", "dataset", "experiment", "logger", "loss", "model", "optimizer", "scheduler"}
-    assert expected | {"trainer"} == set(GROUPS)
+    assert expected | {"trainer", "postprocess", "submission"} == set(GROUPS)
     assert {group for group, _ in CHOICES} == set(GROUPS)
 
 

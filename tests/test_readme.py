@@ -12,11 +12,11 @@ from raremask import commandline  # noqa: F401  registers the resolvers
 from raremask.losses import check_loss, overlap
 
 TEXT = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^ {4}python src/(train|evaluate|describe)\.py ?([^#\n]*)", TEXT, re.MULTILINE)
+COMMANDS = re.findall(r"^ {4}python src/(train|evaluate|describe|predict)\.py ?([^#\n]*)", TEXT, re.MULTILINE)
 
 
 def test_the_readme_shows_commands():
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 10
 
 
 @pytest.mark.parametrize(("script", "arguments"), COMMANDS, ids=lambda value: value.strip())

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import ROOT, TINY, saved
@@ -19,6 +21,8 @@ from raremask.data.phantom import Phantom
 from raremask.metrics.overlap import baselines, summary
 from raremask.run import build_trainer, load_config
 from raremask.runfolder import read_counts, read_table
+from raremask.runlengths import RunLengths
+from raremask.selection import Selection
 
 TWO_STAGE = (
     "callbacks=two_stage",
@@ -69,7 +73,9 @@ def test_a_run_leaves_behind_what_the_readme_promises(run):
         "per_image_test.csv",
         "per_image_val.csv",
     }
-    assert expected | {"status.json", "tensorboard", "train.log"} == {path.name for path in folder.iterdir()}
+    assert expected | {"selection.json", "status.json", "tensorboard", "train.log"} == {
+        path.name for path in folder.iterdir()
+    }
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert {path.name for path in (folder / "figures").iterdir()} == {"curves.png", "gallery_test.png"}
     status = state(folder)
@@ -116,7 +122,143 @@ def test_tensorboard_shows_curves_panels_and_the_final_scores_beside_the_setting
 def test_the_validation_table_is_that_of_the_best_epoch(run):
     folder, _ = run
     best = max(row["val/dice"] for row in read_table(folder / "metrics.csv"))
-    assert summary(read_counts(folder / "per_image_val.csv")[""])["dice"] == pytest.approx(best, abs=1e-6)
+    counts = read_counts(folder / "per_image_val.csv")
+    assert summary(counts["_default"])["dice"] == pytest.approx(best, abs=1e-6)
+
+
+def test_threshold_views_and_mending_are_chosen_on_validation_and_written_with_their_curve(run):
+    folder, done = run
+    facts = json.loads((folder / "selection.json").read_text())
+    counts = read_counts(folder / "per_image_val.csv")
+    assert facts["value"] == pytest.approx(summary(counts[""])["dice"])
+    assert facts["default"] == pytest.approx(summary(counts["_default"])["dice"])
+    assert facts["value"] >= facts["default"]
+    assert len(facts["curve"]) == 1000
+    assert facts["curve"][500] <= max(facts["curve"])
+    assert facts["tried"][0] == ["threshold 0.5", facts["default"]]
+    assert f"Chosen on validation: {Selection(**facts['selection']).words()}." in done.stdout
+    assert "at threshold 0.5" in done.stdout
+
+
+def test_every_look_at_the_test_split_is_counted(run, command, tmp_path, capsys):
+    folder = tmp_path / "counted"
+    shutil.copytree(run[0], folder)
+    before = json.loads((folder / "selection.json").read_text())
+    command("evaluate.py", f"run={folder}", "split=val")
+    assert json.loads((folder / "selection.json").read_text()) == before
+    command("evaluate.py", f"run={folder}")
+    after = json.loads((folder / "selection.json").read_text())
+    assert after == before | {"test_uses": before["test_uses"] + 1}
+    assert f"has looked at the test split {after['test_uses']} times" in capsys.readouterr().out
+
+
+def test_every_image_has_every_score(run):
+    rows = read_table(run[0] / "per_image_test.csv")
+    scores = (
+        "dice",
+        "dice_default",
+        "hd95",
+        "nsd",
+        "boundary_iou",
+        "object_f1",
+        "centreline_dice",
+        "brier",
+        "ece",
+        "mcc",
+    )
+    assert all(set(scores) <= row.keys() for row in rows)
+
+
+# --- predictions ------------------------------------------------------------------------------------------------------
+
+
+def new_images(root: Path, number: int = 4) -> Path:
+    """Images of several sizes and kinds, some of which cannot be read."""
+    data = Phantom("polyp", train=number, val=0, test=0, size=(60, 52), channels=3, batch_size=1)
+    for index, record in enumerate(data.records()):
+        image = data.arrays(record)[0]
+        saved(root / f"{index + 8}{('.png', '.tif', '.jpg', '.bmp')[index % 4]}", image[: 60 - 9 * index])
+    return root
+
+
+def test_masks_are_predicted_for_any_image_at_its_own_size(run, command, tmp_path, capsys):
+    source, out = new_images(tmp_path / "new"), tmp_path / "out"
+    command("predict.py", f"run={run[0]}", f"images={source}", f"out={out}", "probabilities=png", "overlays=true")
+    assert "4 images, 1 network; " in capsys.readouterr().out
+    selection = json.loads((run[0] / "selection.json").read_text())["selection"]
+    for index, height in enumerate((60, 51, 42, 33)):
+        mask = np.asarray(Image.open(out / f"{index + 8}.png"))
+        probability = np.asarray(Image.open(out / f"{index + 8}_probability.png")) / 65535
+        assert mask.shape == probability.shape == (height, 52)
+        assert set(np.unique(mask)) <= {0, 255}
+        if not selection["holes"]:
+            assert (probability[mask > 0] > selection["threshold"] - 1e-4).all()
+        assert np.asarray(Image.open(out / f"{index + 8}_overlay.png")).shape == (height, 52, 3)
+    assert not list(out.glob(".*"))
+
+
+def test_predictions_equal_those_of_evaluation(run, command, tmp_path):
+    data = Phantom(train=12, val=5, test=4, size=(48, 40), channels=3, batch_size=1)
+    tests = [record for record in data.records() if record.split == "test"]
+    for record in tests:
+        saved(tmp_path / "new" / f"{record.name}.png", data.arrays(record)[0])
+    command("predict.py", f"run={run[0]}", f"images={tmp_path / 'new'}", f"out={tmp_path / 'out'}")
+    painted = {path.stem: int((np.asarray(Image.open(path)) > 0).sum()) for path in (tmp_path / "out").iterdir()}
+    rows = read_table(run[0] / "per_image_test.csv")
+    assert painted == {row["image"]: row["tp"] + row["fp"] for row in rows}
+
+
+def test_a_broken_image_is_named_and_the_others_are_done(run, command, tmp_path, capsys):
+    source = new_images(tmp_path / "new")
+    (source / "1.png").write_text("no image")
+    with pytest.raises(SystemExit) as stopped:
+        command("predict.py", f"run={run[0]}", f"images={source}", f"out={tmp_path / 'out'}", "submission=nerve")
+    assert stopped.value.code == 1
+    assert "1 images could not be read, and have no mask:\n  " in capsys.readouterr().err
+    assert len(list((tmp_path / "out").glob("*.png"))) == 4
+    lines = (tmp_path / "out" / "submission.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["img", "8", "9", "10", "11"]
+    first = RunLengths().read(lines[1].split(",")[1], (60, 52))
+    assert np.array_equal(first, np.asarray(Image.open(tmp_path / "out" / "8.png")) > 0)
+
+
+def test_nothing_is_predicted_over_what_is_there(run, command, tmp_path):
+    source, out = new_images(tmp_path / "new"), tmp_path / "out"
+    saved(out / "9.png", np.zeros((3, 3), np.uint8))
+    with pytest.raises(BadInput, match=r"9.png and 0 more are there; choose another out=, or overwrite=true"):
+        command("predict.py", f"run={run[0]}", f"images={source}", f"out={out}")
+    assert [path.name for path in out.iterdir()] == ["9.png"]
+    command("predict.py", f"run={run[0]}", f"images={source}", f"out={out}", "overwrite=true")
+    assert len(list(out.iterdir())) == 4
+
+
+def test_several_runs_are_averaged_and_must_go_together(run, train, command, tmp_path, capsys):
+    other = train("seed=7", folder="other")
+    source = new_images(tmp_path / "new", 1)
+    for name, runs in (("one", run[0]), ("other", other), ("both", f"[{run[0]},{other}]")):
+        settings = ("probabilities=npz", "views=none", "threshold=0.5", "postprocess=none")
+        command("predict.py", f"run={runs}", f"images={source}", f"out={tmp_path / name}", *settings)
+    one, two, both = (
+        np.load(tmp_path / name / "8_probability.npz")["probability"].astype(float) for name in ("one", "other", "both")
+    )
+    assert np.abs((one + two) / 2 - both).max() < 2e-3
+    padded = train("dataset.resize=pad", folder="padded")
+    with pytest.raises(BadInput, match=r"runs that predict together must have the same dataset.size, resize"):
+        command("predict.py", f"run=[{run[0]},{padded}]", f"images={source}", f"out={tmp_path / 'none'}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("images=nowhere", "out=x"), "images=nowhere: name a folder of images"),
+        (("images=.",), "Where should the masks go"),
+        (("images=.", "out=x", "probabilities=jpg"), "must be png, npz or null"),
+        (("images=.", "out=x", "run=."), "is not the folder of a run"),
+    ],
+)
+def test_a_prediction_that_cannot_be_made_is_refused(run, command, arguments, message):
+    with pytest.raises(BadInput, match=message):
+        command("predict.py", f"run={run[0]}", *arguments)
 
 
 def test_last_really_is_the_last_epoch(run):

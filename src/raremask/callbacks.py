@@ -16,10 +16,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from raremask import BadInput, figures
-from raremask.inference import predict
-from raremask.metrics.gather import count
+from raremask.inference import Predictor, predict
 from raremask.metrics.overlap import score
 from raremask.runfolder import read_table, write_table
+from raremask.selection import Selection, pixel_counts
 
 
 class LossSwitch(Callback):
@@ -250,18 +250,20 @@ class Panels(Callback):
             return
         dataset = trainer.val_dataloaders.dataset
         evenly = np.linspace(0, len(dataset) - 1, min(self.images, len(dataset))).round().astype(int).tolist()
-        rows = [figure_row(module, dataset[index]) for index in evenly]
+        predictor = Predictor([module.net])
+        plain = Selection(module.threshold)
+        rows = [figure_row(predictor, plain, dataset[index], module.empty) for index in evenly]
         for board in boards:
             figure = figures.gallery(rows, f"epoch {trainer.current_epoch + 1}")
             board.experiment.add_figure("val/images", figure, trainer.global_step)
 
 
-def figure_row(module: LightningModule, sample: dict[str, Any]) -> figures.Row:
+def figure_row(predictor: Predictor, selection: Selection, sample: dict[str, Any], empty: str) -> figures.Row:
     """Predict one sample of an evaluation split and prepare it for a gallery, its Dice in the title."""
-    mask = sample["native_mask"]
-    prediction = predict(module, sample["image"].float().div(255), sample["size"], sample["box"]) > module.threshold
-    dice = score(count(prediction[None, None], mask[None]).numpy(), module.empty)["dice"][0]
+    mask = sample["native_mask"][0].numpy()
+    probability = predict(predictor, sample["image"].float().div(255), sample["size"], sample["box"])
+    prediction = selection(probability.numpy())
+    dice = score(np.array([pixel_counts(prediction, mask)]), empty)["dice"][0]
     top, left, height, width = sample["box"]
     picture = sample["image"][:, top : top + height, left : left + width]
-    image = picture.numpy().transpose(1, 2, 0)
-    return figures.Row(f"{sample['name']}  Dice {dice:.3f}", image, mask[0].numpy(), prediction.numpy())
+    return figures.Row(f"{sample['name']}  Dice {dice:.3f}", picture.numpy().transpose(1, 2, 0), mask, prediction)

@@ -213,6 +213,27 @@ def check_dataset(cfg: DictConfig) -> None:
         )
 
 
+def check_predict(cfg: DictConfig) -> None:
+    """Refuse a prediction that cannot be made.
+
+    Raises:
+        BadInput: If a run or the images are not there, no folder is named for the masks, or a setting is unknown.
+    """
+    for run in runs_of(cfg.run):
+        check_run(run)
+    if cfg.images is None or not Path(cfg.images).exists():
+        raise BadInput(f"images={cfg.images}: name a folder of images, or one image.")
+    if cfg.out is None:
+        raise BadInput("Where should the masks go? Name a folder: out=<folder>")
+    if cfg.probabilities not in (None, "png", "npz"):
+        raise BadInput(f"probabilities={cfg.probabilities} must be png, npz or null.")
+
+
+def runs_of(run: object) -> list:
+    """Return the runs of a setting that may name one or several."""
+    return list(run) if OmegaConf.is_list(run) else [run]
+
+
 def check_run(folder: str | None) -> None:
     """Refuse a folder that holds no run.
 

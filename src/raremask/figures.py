@@ -56,6 +56,22 @@ def overlay(image: np.ndarray, mask: np.ndarray, prediction: np.ndarray, opacity
     return painted.round().astype(np.uint8)
 
 
+def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Draw the outline of a mask over an image, green, a pixel or more wide.
+
+    Args:
+        image: `(H, W, 1 or 3)` uint8.
+        mask: `(H, W)` boolean.
+
+    Returns:
+        `(H, W, 3)` uint8.
+    """
+    painted = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image.copy()
+    edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(painted, edges, -1, (0, 224, 0), max(1, round(min(mask.shape) / 300)))
+    return painted
+
+
 def gallery(rows: Sequence[Row], heading: str = "") -> Figure:
     """Draw image, truth and prediction side by side, one image to a row.
 

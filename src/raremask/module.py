@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from raremask.inference import to_native
+from raremask.inference import Predictor, to_native
 from raremask.metrics.gather import ImageCounts, count
 from raremask.metrics.overlap import summary
 
@@ -18,7 +19,7 @@ class Segmenter(LightningModule):
     """Trains and scores a network; receives every part, and builds none.
 
     Logged per epoch: `train/loss` and its named terms, the scores of :func:`~raremask.metrics.overlap.summary` under
-    `train/`, `val/` and `test/`, and `optim/grad_norm`. Training scores are taken at the network's size, all others at
+    `train/` and `val/`, and `optim/grad_norm`. Training scores are taken at the network's size, all others at
     the native size of each image. Where a dataset has a validity mask (a field of view), scores over its pixels alone
     stand beside the others under names that end in `_fov`.
 
@@ -48,10 +49,13 @@ class Segmenter(LightningModule):
         self.net, self.loss = net, loss
         self.optimizer, self.scheduler = optimizer, scheduler
         self.monitor, self.threshold, self.empty, self.seed = monitor, threshold, empty, seed
-        self.counts = nn.ModuleDict({f"{split}_counts": ImageCounts() for split in ("train", "val", "test")})
-        self.counts_fov = nn.ModuleDict({f"{split}_counts": ImageCounts() for split in ("val", "test")})
+        self.counts = nn.ModuleDict({f"{split}_counts": ImageCounts() for split in ("train", "val")})
+        self.counts_fov = nn.ModuleDict({"val_counts": ImageCounts()})
         #: After an evaluation: `{split: {"": rows, "_fov": rows}}`, rows as ImageCounts gives them.
         self.rows: dict[str, dict[str, Tensor]] = {}
+        #: How `predict_step` looks at images, and who gets what it sees.
+        self.views, self.tile = "none", None
+        self.receive: Callable[[int, np.ndarray], None] = lambda index, probability: None
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits `(B, 1, H, W)` of `image` `(B, C, H, W)` in [0, 1]."""
@@ -71,9 +75,13 @@ class Segmenter(LightningModule):
         self._log_loss("val", logits, batch["mask"])
         self._count("val", logits, batch)
 
-    def test_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        """Score a batch."""
-        self._count("test", self(batch["image"]), batch)
+    def predict_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """Hand each image's index and probability `(height, width)` float32, at native size, to `receive`."""
+        probabilities = Predictor([self.net], self.views, self.tile)(batch["image"])
+        for index, probability, size, box in zip(
+            batch["index"].tolist(), probabilities, batch["size"], batch["box"], strict=True
+        ):
+            self.receive(index, to_native(probability[None], size, box)[0, 0].float().cpu().numpy())
 
     def on_train_epoch_start(self) -> None:
         """Seed the random numbers of this epoch."""
@@ -103,10 +111,6 @@ class Segmenter(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the validation scores."""
         self._log_scores("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test scores."""
-        self._log_scores("test")
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the optimiser and its scheduler."""

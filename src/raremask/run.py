@@ -3,16 +3,19 @@
 import json
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
@@ -24,12 +27,22 @@ from tqdm import tqdm
 
 from raremask import BadInput, description, figures
 from raremask.callbacks import LossSwitch, Progress, figure_row
+from raremask.commandline import runs_of
 from raremask.data import leaks, splits
-from raremask.data.base import ImageMaskData
+from raremask.data.base import ImageMaskData, fit
 from raremask.data.fingerprint import fingerprint, measure
-from raremask.metrics.overlap import score
+from raremask.data.memory import Shelf
+from raremask.data.pairing import pictures_of
+from raremask.data.readers import read_image, write_image
+from raremask.inference import Predictor
+from raremask.inference import predict as see
+from raremask.metrics.calibration import histogram
+from raremask.metrics.image import image_scores
+from raremask.metrics.overlap import SCORES, score
 from raremask.module import Segmenter
 from raremask.runfolder import (
+    BEST,
+    DEFAULT,
     beside_baselines,
     format_scores,
     largest_change,
@@ -41,9 +54,13 @@ from raremask.runfolder import (
     write_table,
     write_text,
 )
+from raremask.selection import Choice, Selection, pixel_counts, select
+from raremask.submission import collapse
 
 SPLIT = "split.csv"  # in a run's folder: the split of every image
 AUTO = "auto.json"  # in a run's folder: the values that stood for `auto`
+SELECTION = "selection.json"  # in a run's folder: what was chosen on validation
+VALIDATION_BYTES = 2**30  # of probabilities that are kept in memory to choose by; more lie in a temporary file
 MANY_EMPTY = 0.2  # share of empty training masks from which a loss that learns nothing from them deserves a word
 
 
@@ -86,15 +103,19 @@ def train(cfg: DictConfig) -> float:
         trainer.fit(module, datamodule=data, ckpt_path=last if cfg.resume else None, weights_only=True)
 
         trainer.loggers = []  # the curves end here: the scores of the best checkpoint are no further epoch
-        checkpoint = folder / "checkpoints" / "best.ckpt"
-        scores = {}
-        for split in ("val", "test"):
-            scores[split] = summaries(score_split(trainer, data, module, split, checkpoint), module.empty)
-            write_split(folder / f"per_image_{split}.csv", data, module, split)
-        draw(data, module, folder)
-        log_results(loggers, cfg, names, scores, trainer.current_epoch)
+        load_weights(module, folder / "checkpoints" / "best.ckpt")
+        choice = choose(trainer, data, module, cfg.selection)
+        save_choice(folder, choice, cfg.selection.tile)
+        judged = {split: judge(trainer, data, module, split, choice.selection) for split in ("val", "test")}
+        for split, images in judged.items():
+            write_split(folder / f"per_image_{split}.csv", data, split, images, module.empty)
+        use_test(folder)
+        draw(data, module, folder, choice.selection, judged["test"])
+        scores = {split: summaries(images.counts, module.empty) for split, images in judged.items()}
+        monitored = scores["val"][f"{cfg.monitor.removeprefix('val/')}{DEFAULT}"]
+        log_results(loggers, cfg, names, scores["test"], monitored, trainer.current_epoch)
         _say_what_came_out(folder, module.empty)
-    return scores["val"][cfg.monitor.removeprefix("val/")]
+    return monitored
 
 
 def evaluate(cfg: DictConfig) -> float:
@@ -117,14 +138,19 @@ def evaluate(cfg: DictConfig) -> float:
         raise BadInput(f"There is no {checkpoint}. Checkpoints in this run: {present}.")
     data, module = build(saved)
     trainer = build_trainer(saved.trainer, callbacks=[Progress()], logger=False, enable_checkpointing=False)
-    counts = score_split(trainer, data, module, cfg.split, checkpoint)
-    scores = summaries(counts, module.empty)
+    load_weights(module, checkpoint)
+    selection, module.tile = load_choice(folder)
+    images = judge(trainer, data, module, cfg.split, selection)
+    if cfg.split == "test":
+        use_test(folder)
     name = cfg.split if cfg.checkpoint == "best" else f"{cfg.split}_{cfg.checkpoint}"
     if trainer.is_global_zero:
         print(f"Mean over images at native size (an empty mask left empty counts as: {module.empty})")
-        print(format_scores({f"{cfg.split}, {cfg.checkpoint}.ckpt": scores}))
-        _compare_with_record(folder / f"per_image_{name}.csv", data, module, cfg.split)
-    return scores["dice"]
+        rows = beside_baselines(images.counts, module.empty)
+        print(format_scores({f"{cfg.split}, {cfg.checkpoint}.ckpt": rows.pop(BEST), **rows}))
+        print(_test_uses(folder))
+        _compare_with_record(folder / f"per_image_{name}.csv", data, images, cfg.split, module.empty)
+    return summaries(images.counts, module.empty)["dice"]
 
 
 def describe(cfg: DictConfig) -> None:
@@ -176,13 +202,102 @@ def describe(cfg: DictConfig) -> None:
     print(f"\nWritten to {os.path.relpath(folder)}: {', '.join(files)}")
 
 
-def _compare_with_record(table: Path, data: ImageMaskData, module: Segmenter, split: str) -> None:
+def predict(cfg: DictConfig) -> int:
+    """Predict masks for images that need no truth, and write them at native size.
+
+    Args:
+        cfg: The composed `conf/predict.yaml`.
+
+    Returns:
+        How many images could not be read; the others are done.
+
+    Raises:
+        BadInput: If runs do not go together, there is no image, or a file would be written over; before anything is.
+    """
+    _quieten()
+    runs = [Path(run) for run in runs_of(cfg.run)]
+    saved = [load_config(run) for run in runs]
+    size, resize, channels = (saved[0].dataset[key] for key in ("size", "resize", "channels"))
+    if any((one.dataset.size, one.dataset.resize, one.dataset.channels) != (size, resize, channels) for one in saved):
+        raise BadInput("runs that predict together must have the same dataset.size, resize and channels.")
+    selection, tile = _selected(cfg, runs)
+    device = (
+        "cuda" if cfg.device == "auto" and torch.cuda.is_available() else "cpu" if cfg.device == "auto" else cfg.device
+    )
+    nets = [_network(one, run / "checkpoints" / f"{cfg.checkpoint}.ckpt") for one, run in zip(saved, runs, strict=True)]
+    predictor = Predictor(nets, selection.views, tile).to(device).eval()
+    mend = instantiate(cfg.postprocess) if "postprocess" in cfg else selection.mend()
+    submission = instantiate(cfg.submission) if "submission" in cfg else None
+
+    source, out = Path(cfg.images), Path(cfg.out)
+    files = [source] if source.is_file() else pictures_of(source)
+    targets = {file: out / f"{file.stem}.png" for file in files}
+    if len(set(targets.values())) < len(files):
+        raise BadInput(f"{source}: images must differ in more than their suffix, or their masks would have one name.")
+    table = out / "submission.csv"
+    there = [path for path in (*targets.values(), *([table] if submission else [])) if path.exists()]
+    if there and not cfg.overwrite:
+        raise BadInput(f"{there[0]} and {len(there) - 1} more are there; choose another out=, or overwrite=true.")
+    print(f"{len(files)} images, {len(nets)} network{'s' * (len(nets) > 1)}; {selection.words()}; {device}")
+    out.mkdir(parents=True, exist_ok=True)
+    broken, shares, runs_written = [], [], {}
+    for file, target in tqdm(targets.items(), desc="Predicting", leave=False, disable=None):
+        try:
+            image = read_image(file, channels, saved[0].dataset.get("bits", 16))
+        except BadInput as error:
+            broken.append(str(error))
+            continue
+        native = image.shape[:2]
+        fitted, box = fit(image, tuple(size or native), resize)
+        pixels = torch.from_numpy(fitted.transpose(2, 0, 1).copy()).float().div(255)
+        probability = see(predictor, pixels, native, box).numpy()
+        mask = mend(probability > selection.threshold)
+        shares.append(float(mask.mean()))
+        write_image(target, mask.astype(np.uint8) * 255)
+        if cfg.probabilities == "png":
+            write_image(out / f"{file.stem}_probability.png", (probability * 65535).round().astype(np.uint16))
+        elif cfg.probabilities == "npz":
+            np.savez_compressed(out / f"{file.stem}_probability.npz", probability=probability.astype(np.float16))
+        if cfg.overlays:
+            write_image(out / f"{file.stem}_overlay.png", figures.outlined(image, mask))
+        if submission is not None:
+            runs_written[file.name] = submission.style.write(mask)
+    if submission is not None:
+        write_text(table, submission.of_runs(runs_written))
+    print(f"{len(shares)} masks in {os.path.relpath(out)}" + (f", and {table.name}" if submission else ""))
+    if warning := collapse(shares):
+        warnings.warn(warning, stacklevel=2)
+    if broken:
+        print(f"{len(broken)} images could not be read, and have no mask:", *broken, sep="\n  ", file=sys.stderr)
+    return len(broken)
+
+
+def _selected(cfg: DictConfig, runs: Sequence[Path]) -> tuple[Selection, Sequence[int] | None]:
+    """What the runs chose on validation: of several the mean threshold, and the first one's views and mending."""
+    choices = [load_choice(run) for run in runs]
+    selection, tile = choices[0]
+    threshold = float(np.mean([choice.threshold for choice, _ in choices])) if cfg.threshold is None else cfg.threshold
+    return replace(selection, threshold=threshold, views=cfg.views or selection.views), tile
+
+
+def _network(cfg: DictConfig, checkpoint: Path) -> nn.Module:
+    """The network of a run, with the weights of a checkpoint."""
+    if not checkpoint.is_file():
+        present = ", ".join(sorted(path.stem for path in checkpoint.parent.glob("*.ckpt"))) or "none"
+        raise BadInput(f"There is no {checkpoint}. Checkpoints in this run: {present}.")
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    net = instantiate(cfg.model)
+    net.load_state_dict({key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")})
+    return net
+
+
+def _compare_with_record(table: Path, data: ImageMaskData, images: "Judged", split: str, empty: str) -> None:
     """Write the table of a split; beside the one that the run has left, if the two differ."""
     if not table.is_file():
-        write_split(table, data, module, split)
+        write_split(table, data, split, images, empty)
         return
     again = table.with_stem(f"{table.stem}_again")
-    write_split(again, data, module, split)
+    write_split(again, data, split, images, empty)
     change = largest_change(table, again)
     print(f"\nLargest change of a score against {table}: {change:.2g}")
     if change > 1e-6:
@@ -327,41 +442,168 @@ def _cpu_computes_in(precision: str) -> bool:
     return any(capabilities.get(name) for name in names)
 
 
-def score_split(
-    trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, split: str, checkpoint: Path
-) -> dict[str, np.ndarray]:
-    """Count a checkpoint's true and false positives and negatives on a split, at native resolution.
+def load_weights(module: Segmenter, checkpoint: Path) -> None:
+    """Take the weights of a checkpoint alone: callbacks and loops have no part in scoring."""
+    module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The images of a split, scored.
+
+    Args:
+        indices: Their positions in the split, `n`; fewer than the split has if the trainer was limited.
+        counts: `(n, 4)` pixel counts under the suffix of their columns: `""` and `"_fov"` as selected, the same and
+            `"_default"` at threshold 0.5 without any mending.
+        more: Every further score of each image, by name.
+    """
+
+    indices: list[int]
+    counts: dict[str, np.ndarray]
+    more: list[dict[str, float]]
+
+
+def judge(trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, split: str, selection: Selection) -> Judged:
+    """Score every image of a split at native size, under a selection and at the default threshold.
 
     Args:
         trainer: Runs the loop.
         data: Holds the split.
-        module: Takes the checkpoint's weights, and keeps the rows.
+        module: Holds the network.
         split: `val` or `test`.
-        checkpoint: The file.
-
-    Returns:
-        `(n, 4)` pixel counts under `""`, and under `"_fov"` where there is a field of view.
+        selection: What turns probabilities into masks.
     """
-    loop = trainer.validate if split == "val" else trainer.test
-    # The weights alone: Lightning's `ckpt_path` would also restore callbacks, which have no part in scoring.
-    module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
-    loop(module, datamodule=data, verbose=False)
-    return {suffix: rows[:, 1:].numpy() for suffix, rows in module.rows[split].items()}
+    pictures, rows, plain = data.splits[split].pictures, {}, {}
+
+    def counts_of(index: int, prediction: np.ndarray, suffix: str) -> dict[str, list[int]]:
+        picture = pictures[index]
+        mask = picture.native_mask()[0].numpy()
+        counts = {suffix: pixel_counts(prediction, mask)}
+        if picture.valid is not None:
+            counts[f"_fov{suffix}"] = pixel_counts(prediction, mask, picture.native_valid()[0].numpy())
+        return counts
+
+    def receive_plain(index: int, probability: np.ndarray) -> None:
+        plain[index] = counts_of(index, probability > module.threshold, DEFAULT)
+
+    def receive(index: int, probability: np.ndarray) -> None:
+        if selection.views == "none":
+            receive_plain(index, probability)
+        prediction, mask = selection(probability), pictures[index].native_mask()[0].numpy()
+        scores = image_scores(probability, prediction, mask, empty=module.empty)
+        rows[index] = counts_of(index, prediction, "") | plain[index], scores
+
+    if selection.views != "none":
+        _predict(trainer, data, module, split, "none", receive_plain)
+    _predict(trainer, data, module, split, selection.views, receive)
+    merged = _gathered(rows)
+    suffixes = next(iter(merged.values()))[0]
+    counts = {suffix: np.array([row[suffix] for row, _ in merged.values()]) for suffix in suffixes}
+    more = [{name: value for name, value in scores.items() if name not in SCORES} for _, scores in merged.values()]
+    return Judged(list(merged), counts, more)
+
+
+def choose(trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, cfg: DictConfig) -> Choice:
+    """Choose threshold, views and mending on the validation split.
+
+    Args:
+        trainer: Runs the loop.
+        data: Holds the split.
+        module: Holds the network.
+        cfg: The config's `selection`.
+    """
+    pictures = data.splits["val"].pictures
+    module.tile = cfg.tile
+    shelf = Shelf(VALIDATION_BYTES)
+    histograms, seen = {}, {}
+    for views in cfg.views:
+        counted, kept = {}, {}
+
+        def receive(index: int, probability: np.ndarray, counted: dict = counted, kept: dict = kept) -> None:
+            counted[index] = histogram(probability, pictures[index].native_mask()[0].numpy())
+            kept[index] = shelf.keep(probability)
+
+        _predict(trainer, data, module, "val", views, receive)
+        histograms[views], seen[views] = np.array(list(_gathered(counted).values())), kept
+
+    def counts_of(selection: Selection) -> np.ndarray:
+        counted = {
+            index: pixel_counts(selection(probability), pictures[index].native_mask()[0].numpy())
+            for index, probability in seen[selection.views].items()
+        }
+        return np.array(list(_gathered(counted).values()))
+
+    return select(histograms, counts_of, cfg.metric, cfg.areas, cfg.largest, cfg.holes, module.empty)
+
+
+def _predict(
+    trainer: pl.Trainer,
+    data: ImageMaskData,
+    module: Segmenter,
+    split: str,
+    views: str,
+    receive: Callable[[int, np.ndarray], None],
+) -> None:
+    data.predicted, module.views, module.receive = split, views, receive
+    trainer.predict(module, datamodule=data, return_predictions=False)
+
+
+def _gathered(rows: dict[int, Any]) -> dict[int, Any]:
+    """The rows of all processes, by index."""
+    if dist.is_available() and dist.is_initialized():
+        parts: list = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, rows)
+        rows = {index: row for part in parts for index, row in part.items()}
+    return dict(sorted(rows.items()))
 
 
 @rank_zero_only
-def write_split(path: Path, data: ImageMaskData, module: Segmenter, split: str) -> None:
-    """Write the table of the images that were scored last: all of the split, unless the trainer was limited."""
-    rows = module.rows[split]
-    pictures = [data.splits[split].pictures[index] for index in rows[""][:, 0]]
+def save_choice(folder: Path, choice: Choice, tile: Sequence[int] | None) -> None:
+    """Write what was chosen on validation, how it came about, and that the test split has not been used yet."""
+    facts = choice.facts() | {"tile": None if tile is None else list(tile), "test_uses": 0}
+    write_text(folder / SELECTION, json.dumps(facts, indent=2) + "\n")
+
+
+def load_choice(folder: Path) -> tuple[Selection, Sequence[int] | None]:
+    """Return the selection of a run and its tile; that of threshold 0.5 if it ended before there was one."""
+    if not (folder / SELECTION).is_file():
+        return Selection(), None
+    facts = json.loads((folder / SELECTION).read_text())
+    return Selection(**facts["selection"]), facts["tile"]
+
+
+@rank_zero_only
+def use_test(folder: Path) -> None:
+    """Count that the test split was looked at."""
+    if (folder / SELECTION).is_file():
+        facts = json.loads((folder / SELECTION).read_text())
+        facts["test_uses"] += 1
+        write_text(folder / SELECTION, json.dumps(facts, indent=2) + "\n")
+
+
+def _test_uses(folder: Path) -> str:
+    if not (folder / SELECTION).is_file():
+        return ""
+    uses = json.loads((folder / SELECTION).read_text())["test_uses"]
+    return f"This run has looked at the test split {'once' if uses == 1 else f'{uses} times'}."
+
+
+@rank_zero_only
+def write_split(path: Path, data: ImageMaskData, split: str, images: Judged, empty: str) -> None:
+    """Write the table of the images that were scored: all of the split, unless the trainer was limited."""
+    pictures = [data.splits[split].pictures[index] for index in images.indices]
     names, groups = [picture.name for picture in pictures], [picture.group for picture in pictures]
-    counts = {suffix: cells[:, 1:].numpy() for suffix, cells in rows.items()}
-    write_scores(path, names, groups, counts, module.empty)
+    write_scores(path, names, groups, images.counts, empty, images.more)
 
 
 @rank_zero_only
 def log_results(
-    loggers: list[Logger], cfg: DictConfig, names: dict[str, Any], scores: dict[str, dict[str, float]], epochs: int
+    loggers: list[Logger],
+    cfg: DictConfig,
+    names: dict[str, Any],
+    scores: dict[str, float],
+    monitored: float,
+    epochs: int,
 ) -> None:
     """Log the final scores with the settings that led to them: TensorBoard's hparams tab.
 
@@ -371,24 +613,25 @@ def log_results(
     others = {key: value for key, value in names.items() if key not in main}
     others |= {"batch_size": cfg.dataset.batch_size, "size": str(cfg.dataset.size), "epochs": epochs}
     settings = main | {f"setting/{key}": value for key, value in others.items()}
-    results = {f"test/{name}": value for name, value in scores["test"].items()}
-    results[f"best/{cfg.monitor}"] = scores["val"][cfg.monitor.removeprefix("val/")]
+    results = {f"test/{name}": value for name, value in scores.items()} | {f"best/{cfg.monitor}": monitored}
     for logger in loggers:
         logger.log_hyperparams(settings, results)
         logger.finalize("success")
 
 
 @rank_zero_only
-def draw(data: ImageMaskData, module: Segmenter, folder: Path, each: int = 2) -> None:
+def draw(
+    data: ImageMaskData, module: Segmenter, folder: Path, selection: Selection, images: Judged, each: int = 2
+) -> None:
     """Draw the learning curves, and the worst, median and best images of the test split."""
     (folder / "figures").mkdir(exist_ok=True)
     figures.curves(read_table(folder / "metrics.csv")).savefig(folder / "figures" / "curves.png", dpi=120)
-    scored = module.rows["test"][""].numpy()
-    dice = score(scored[:, 1:], module.empty)["dice"]
-    order = scored[np.argsort(np.nan_to_num(dice, nan=1.0), kind="stable"), 0].tolist()
+    dice = score(images.counts[""], module.empty)["dice"]
+    order = np.array(images.indices)[np.argsort(np.nan_to_num(dice, nan=1.0), kind="stable")].tolist()
     middle = max(0, len(order) // 2 - each // 2)
     chosen = dict.fromkeys(order[:each] + order[middle : middle + each] + order[-each:])
-    rows = [figure_row(module, data.splits["test"][index]) for index in chosen]
+    predictor = Predictor([module.net], selection.views, module.tile)
+    rows = [figure_row(predictor, selection, data.splits["test"][index], module.empty) for index in chosen]
     figure = figures.gallery(rows, f"Test images: worst, median, best of {len(order)}")
     figure.savefig(folder / "figures" / "gallery_test.png", dpi=120)
 
@@ -461,6 +704,7 @@ def _quieten() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
         ".*smaller than the logging interval.*",  # nothing is logged per step
         ".*It is recommended to use .self.log.*sync_dist=True.*",  # scores are gathered before they are logged
+        "predict returned None.*",  # each image is handed on as soon as it is seen; a whole split would not fit
         ".*isinstance.treespec, LeafSpec.* is deprecated.*",  # Lightning 2.6 calling PyTorch 2.15
     ):
         warnings.filterwarnings("ignore", message=message)
@@ -500,7 +744,9 @@ def _say_what_starts(
 @rank_zero_only
 def _say_what_came_out(folder: Path, empty: str) -> None:
     counts = read_counts(folder / "per_image_test.csv")
+    selection, _ = load_choice(folder)
     print(f"\nTest, mean over images at native size (an empty mask left empty counts as: {empty})")
     print(format_scores(beside_baselines(counts, empty)))
+    print(f"\nChosen on validation: {selection.words()}. {_test_uses(folder)}")
     folder = os.path.relpath(folder)
     print(f"\nPictures: {folder}/figures\nCurves:   tensorboard --logdir {folder}\n")

@@ -14,6 +14,9 @@ import numpy as np
 from raremask import BadInput
 from raremask.metrics.overlap import COUNTS, baselines, score, summary
 
+BEST, PLAIN = "best checkpoint", "at threshold 0.5"  # rows of a summary
+DEFAULT = "_default"  # of columns: at threshold 0.5, without mending
+SUFFIXES = ("", "_fov", DEFAULT, f"_fov{DEFAULT}")
 #: Columns that hold names, whatever they look like.
 TEXT = (
     "image",
@@ -105,18 +108,21 @@ def write_scores(
     groups: Sequence[str],
     counts: Mapping[str, np.ndarray],
     empty: str,
+    more: Sequence[Mapping[str, float]] = (),
 ) -> None:
     """Write the tidy table of one split: a row per image, worth every score.
 
-    Columns: image, group, foreground (true share of the pixels), tp, fp, fn, tn and every score; then the same under
-    names ending in `_fov` if there is a field of view. A skipped score (NaN) is an empty cell.
+    Columns: image, group, foreground (true share of the pixels), tp, fp, fn, tn and the overlap scores; then the same
+    under names ending in `_default` (threshold 0.5, no mending) and, if there is a field of view, in `_fov`; then all
+    further scores. A skipped score (NaN) is an empty cell.
 
     Args:
         path: The CSV.
         names: `n` names of images.
         groups: `n` groups.
-        counts: `(n, 4)` pixel counts under the suffix of their columns: `""` and perhaps `"_fov"`.
+        counts: `(n, 4)` pixel counts under the suffix of their columns, a combination of those in :data:`SUFFIXES`.
         empty: Policy for images whose mask and prediction are both empty.
+        more: Further scores of each image by name.
     """
     rows = [{"image": name, "group": group} for name, group in zip(names, groups, strict=True)]
     for suffix, cells in counts.items():
@@ -125,6 +131,8 @@ def write_scores(
         for name, values in columns.items():
             for row, value in zip(rows, values.tolist(), strict=True):
                 row[name + suffix] = "" if math.isnan(value) else value
+    for row, scores in zip(rows, more, strict=False):
+        row.update({name: "" if math.isnan(value) else value for name, value in scores.items()})
     write_table(path, rows)
 
 
@@ -137,7 +145,7 @@ def read_counts(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise BadInput(f"{path}: no such table; has the run ended?")
     rows = read_table(path)
-    suffixes = [suffix for suffix in ("", "_fov") if f"tp{suffix}" in rows[0]]
+    suffixes = [suffix for suffix in SUFFIXES if f"tp{suffix}" in rows[0]]
     return {suffix: np.array([[row[name + suffix] for name in COUNTS] for row in rows]) for suffix in suffixes}
 
 
@@ -174,11 +182,16 @@ def beside_baselines(counts: Mapping[str, np.ndarray], empty: str) -> dict[str, 
         empty: Policy for images whose mask and prediction are both empty.
 
     Returns:
-        Three summaries, under `best checkpoint`, `all background` and `all foreground`.
+        Summaries under `best checkpoint`, `at threshold 0.5` where these are counted too, `all background` and `all
+        foreground`.
     """
-    table = {"best checkpoint": summaries(counts, empty)}
+    chosen = {suffix: cells for suffix, cells in counts.items() if not suffix.endswith(DEFAULT)}
+    plain = {suffix.removesuffix(DEFAULT): cells for suffix, cells in counts.items() if suffix.endswith(DEFAULT)}
+    table = {BEST: summaries(chosen, empty)}
+    if plain:
+        table[PLAIN] = summaries(plain, empty)
     for name in ("all background", "all foreground"):
-        table[name] = summaries({suffix: baselines(cells)[name] for suffix, cells in counts.items()}, empty)
+        table[name] = summaries({suffix: baselines(cells)[name] for suffix, cells in chosen.items()}, empty)
     return table
 
 

@@ -152,6 +152,7 @@ class ImageMaskData(LightningDataModule):
         self.channels, self.batch_size, self.workers = channels, batch_size, workers
         self.resize, self.augment, self.split, self.seed = resize, augment, split or Split(), seed
         self.splits: dict[str, Pictures] = {}
+        self.predicted = "val"  # what predict_dataloader gives
         self.remarks: list[str] = []  # on masks with soft edges
         self.peaks: list[int] = []  # largest values of 16-bit images
         self.vanished: list[str] = []  # names of masks whose foreground is lost at the network's size
@@ -273,20 +274,20 @@ class ImageMaskData(LightningDataModule):
             if other is not None and other.shape != image.shape[:2]:
                 return f"{file}: {_by(other.shape)} pixels, but {record.image} has {_by(image.shape[:2])}"
         size, keep = self.size or image.shape[:2], self.shelf.keep
-        box = letterbox(size, image.shape[:2]) if self.resize == "pad" else (0, 0, *size)
+        fitted_image, box = fit(image, size, self.resize)
 
-        def fitted(pixels: np.ndarray, interpolation: int) -> np.ndarray:
-            return _pad(_resize(pixels, box[2:], interpolation), size, box)
+        def fitted(pixels: np.ndarray) -> np.ndarray:
+            return _pad(_resize(pixels.astype(np.uint8), box[2:], cv2.INTER_NEAREST_EXACT), size, box)
 
-        small = fitted(mask.astype(np.uint8), cv2.INTER_NEAREST_EXACT)
+        small = fitted(mask)
         if mask.any() and not small.any():
             self.vanished.append(record.name)
         return Picture(
             name=record.name,
             group=record.group,
-            image=keep(fitted(image, _interpolation(image.shape, box[2:]))),
+            image=keep(fitted_image),
             mask=keep(small),
-            valid=None if valid is None else keep(fitted(valid.astype(np.uint8), cv2.INTER_NEAREST_EXACT)),
+            valid=None if valid is None else keep(fitted(valid)),
             size=image.shape[:2],
             box=box,
             foreground=float(mask.mean()),
@@ -322,6 +323,10 @@ class ImageMaskData(LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         """Return the test split in order, with native masks."""
         return self._in_order("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Return the split that `predicted` names, `val` or `test`, in order."""
+        return self._in_order(self.predicted)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Make numbers of the bytes, on the device."""
@@ -369,6 +374,21 @@ def files(folder: Path, suffix: str, expected: int, archive: str, but: str | Non
     if len(found) != expected:
         warnings.warn(f"{folder} has {len(found)} images; the full dataset has {expected} there.", stacklevel=3)
     return found
+
+
+def fit(image: np.ndarray, size: tuple[int, int], resize: str) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """Bring an image to the network's size, in training and in prediction alike.
+
+    Args:
+        image: `(h, w, C)` uint8.
+        size: The network's height and width in pixels.
+        resize: `stretch` or `pad`.
+
+    Returns:
+        `(height, width, C)` uint8, and where the picture lies in it: top, left, height, width.
+    """
+    box = letterbox(size, image.shape[:2]) if resize == "pad" else (0, 0, *size)
+    return _pad(_resize(image, box[2:], _interpolation(image.shape, box[2:])), size, box), box
 
 
 def letterbox(size: tuple[int, int], native: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -29,7 +29,7 @@ def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     Raises:
         BadInput: If a folder has no image, an image no mask or several, or names differ in nothing but case or kind.
     """
-    pictures, drawn = _pictures(images), _pictures(masks)
+    pictures, drawn = pictures_of(images), pictures_of(masks)
     if images.resolve() == masks.resolve():
         pictures = [path for path in pictures if not path.stem.endswith(ENDINGS[1:])]
         drawn = [path for path in drawn if path.stem.endswith(ENDINGS[1:])]
@@ -117,8 +117,12 @@ def read_csv(path: Path, needed: Sequence[str], perhaps: Sequence[str] | None = 
     return rows
 
 
-def _pictures(folder: Path) -> list[Path]:
-    """The images of a folder, sorted by name."""
+def pictures_of(folder: Path) -> list[Path]:
+    """List the images of a folder, sorted by name; hidden files and other kinds are passed over.
+
+    Raises:
+        BadInput: If there is no such folder, or no image in it.
+    """
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder")
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in KINDS and path.name[0] != ".")

@@ -7,6 +7,7 @@ adds up over images, and holds the counts at every threshold too.
 import numpy as np
 
 BINS = 1000  # of the histogram; thresholds lie between them, at multiples of 1 / BINS
+THRESHOLDS = (np.arange(BINS + 1) / BINS).astype(np.float32)
 GROUPS = 15  # of the expected calibration error, as Guo et al. have it
 
 
@@ -14,7 +15,7 @@ def histogram(probability: np.ndarray, mask: np.ndarray, valid: np.ndarray | Non
     """Count probabilities, foreground and background apart.
 
     Args:
-        probability: `(H, W)` float in [0, 1].
+        probability: `(H, W)` float in [0, 1], taken as float32.
         mask: `(H, W)` boolean.
         valid: `(H, W)` boolean; only pixels where it holds are counted. None counts all.
 
@@ -25,8 +26,10 @@ def histogram(probability: np.ndarray, mask: np.ndarray, valid: np.ndarray | Non
     >>> histogram(np.array([[0.0, 0.5, 1.0]]), np.array([[False, True, True]])).sum(axis=1).tolist()
     [1, 2]
     """
-    # the nudge puts a float32 such as 0.7, which is no exact number, into the bin that ends there
-    level = np.maximum(np.ceil(probability * BINS - 1e-4).astype(np.int32) - 1, 0)
+    probability = np.asarray(probability, np.float32)
+    level = np.clip(np.ceil(probability * BINS).astype(np.int32) - 1, 0, BINS - 1)
+    level += probability > THRESHOLDS[np.minimum(level + 1, BINS)]  # rounding may have missed by one
+    level -= (probability <= THRESHOLDS[level]) & (level > 0)
     level += mask.astype(np.int32) * BINS
     level = level.ravel() if valid is None else level[valid]
     return np.bincount(level, minlength=2 * BINS).reshape(2, BINS)

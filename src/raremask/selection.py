@@ -1,0 +1,200 @@
+"""What turns probabilities into masks, chosen on the validation split: threshold, views and mending.
+
+Nothing here ever sees the test split. A choice is kept simple: another threshold, and each further step, must be better
+by a margin, or it is noise of a few images that is being followed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+
+from raremask.metrics.calibration import BINS, counts_at
+from raremask.metrics.overlap import SCORES, score
+from raremask.postprocess import Chain, FillHoles, LargestComponent, MinArea
+
+MARGIN = 0.002  # of the mean score on validation: below this two choices are equally good
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What turns a probability into a mask.
+
+    Args:
+        threshold: Foreground is what is more probable, in [0, 1).
+        views: Of :data:`raremask.inference.VIEWS`.
+        min_area: Pieces with fewer pixels are dropped, at native size; 0 drops none.
+        largest: Whether only the largest piece stays.
+        holes: Whether holes are filled.
+
+    Raises:
+        ValueError: If the threshold is out of its range.
+    """
+
+    threshold: float = 0.5
+    views: str = "none"
+    min_area: int = 0
+    largest: bool = False
+    holes: bool = False
+
+    def __post_init__(self):
+        if not 0 <= self.threshold < 1:
+            raise ValueError(f"threshold must be from 0 to below 1; got {self.threshold}")
+
+    def mend(self) -> Chain:
+        """Return the chain of steps after the threshold."""
+        steps = {}
+        if self.min_area:
+            steps["min_area"] = MinArea(self.min_area)
+        if self.largest:
+            steps["largest"] = LargestComponent()
+        if self.holes:
+            steps["holes"] = FillHoles()
+        return Chain(steps)
+
+    def __call__(self, probability: np.ndarray) -> np.ndarray:
+        """Return the mask `(H, W)` boolean of a probability `(H, W)` at native size."""
+        return self.mend()(probability > self.threshold)
+
+    def words(self) -> str:
+        """Say it in a few words.
+
+        >>> Selection(0.4, "flips", min_area=50).words()
+        'threshold 0.4, views flips, no piece below 50 pixels'
+        """
+        parts = [f"threshold {self.threshold:g}"]
+        if self.views != "none":
+            parts.append(f"views {self.views}")
+        if self.min_area:
+            parts.append(f"no piece below {self.min_area} pixels")
+        if self.largest:
+            parts.append("the largest piece")
+        if self.holes:
+            parts.append("holes filled")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A selection and how it came about.
+
+    Args:
+        selection: What was chosen.
+        metric: The mean over images that was looked at.
+        value: What it reached on validation.
+        default: What threshold 0.5 without any mending reaches there.
+        curve: The metric at each threshold k / 1000, with the chosen views and without mending.
+        tried: Every step that was tried, in words, and what it reached.
+    """
+
+    selection: Selection
+    metric: str
+    value: float
+    default: float
+    curve: list[float]
+    tried: list[tuple[str, float]] = field(default_factory=list)
+
+    def facts(self) -> dict:
+        """Return it as JSON can hold it."""
+        return asdict(self)
+
+
+def threshold_curve(counted: np.ndarray, metric: str, empty: str) -> np.ndarray:
+    """Mean over images of a score at every threshold.
+
+    Args:
+        counted: `(n, 2, BINS)` histograms of the images, see :func:`raremask.metrics.calibration.histogram`.
+        metric: A name in :data:`raremask.metrics.overlap.SCORES`.
+        empty: Policy for images whose mask and prediction are both empty.
+
+    Returns:
+        `(BINS,)` for the thresholds k / BINS; NaN where all images are left out.
+
+    Raises:
+        ValueError: If there is no such score.
+    """
+    if metric not in SCORES:
+        raise ValueError(f"selection.metric must be one of {', '.join(SCORES)}; got {metric!r}")
+    total, used = np.zeros(BINS), np.zeros(BINS)
+    for image in counted:
+        values = score(counts_at(image), empty)[metric]
+        total += np.nan_to_num(values)
+        used += ~np.isnan(values)
+    return np.divide(total, used, out=np.full(BINS, np.nan), where=used > 0)
+
+
+def best_threshold(curve: np.ndarray, margin: float = MARGIN) -> float:
+    """The threshold nearest to 0.5 among those that are as good as the best, but for a margin.
+
+    Args:
+        curve: `(BINS,)` of :func:`threshold_curve`.
+        margin: How much worse than the best is as good.
+
+    >>> curve = np.zeros(BINS)
+    >>> curve[100:301] = 1
+    >>> best_threshold(curve)
+    0.3
+    """
+    good = np.flatnonzero(np.nan_to_num(curve, nan=-1) >= np.nanmax(curve) - margin)
+    return float(good[np.argmin(np.abs(good - BINS // 2))]) / BINS
+
+
+def select(
+    histograms: Mapping[str, np.ndarray],
+    counts_of: Callable[[Selection], np.ndarray],
+    metric: str = "dice",
+    areas: Sequence[int] = (),
+    largest: bool = False,
+    holes: bool = False,
+    empty: str = "one",
+) -> Choice:
+    """Choose threshold, views and mending, one after the other, each by its gain on validation.
+
+    Args:
+        histograms: `(n, 2, BINS)` of the validation images, for each kind of views that may be chosen, simplest first.
+        counts_of: Gives the counts `(n, 4)` of the same images under a selection, mended.
+        metric: The mean over images to choose by; a name in :data:`raremask.metrics.overlap.SCORES`.
+        areas: Smallest areas that may be asked of a piece, in pixels.
+        largest: Whether keeping only the largest piece may be chosen.
+        holes: Whether filling holes may be chosen.
+        empty: Policy for images whose mask and prediction are both empty.
+
+    Raises:
+        ValueError: If there is no such score.
+    """
+    curves = {views: threshold_curve(counted, metric, empty) for views, counted in histograms.items()}
+    simplest = next(iter(curves))
+    default = float(curves[simplest][BINS // 2])
+    tried = [("threshold 0.5", default)]
+    chosen, value = Selection(views=simplest), default
+    for views, curve in curves.items():
+        threshold = best_threshold(curve)
+        reached = float(curve[round(threshold * BINS)])
+        candidate = Selection(threshold, views)
+        tried.append((candidate.words(), reached))
+        if reached > value + MARGIN:
+            chosen, value = candidate, reached
+    curve = curves[chosen.views]
+    steps = [{"min_area": area} for area in sorted(areas)] + [{"largest": True}] * largest + [{"holes": True}] * holes
+    for step in steps:
+        candidate = replace(chosen, **step)
+        values = score(counts_of(candidate), empty)[metric]
+        reached = float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
+        tried.append((candidate.words(), reached))
+        if reached > value + MARGIN:
+            chosen, value = candidate, reached
+    return Choice(chosen, metric, value, default, curve.tolist(), tried)
+
+
+def pixel_counts(prediction: np.ndarray, mask: np.ndarray, valid: np.ndarray | None = None) -> list[int]:
+    """Count one image: tp, fp, fn, tn.
+
+    Args:
+        prediction: `(H, W)` boolean.
+        mask: `(H, W)` boolean.
+        valid: `(H, W)` boolean; only pixels where it holds are counted. None counts all.
+    """
+    if valid is not None:
+        prediction, mask = prediction[valid], mask[valid]
+    tp, painted, there = int((prediction & mask).sum()), int(prediction.sum()), int(mask.sum())
+    return [tp, painted - tp, there - tp, mask.size - painted - there + tp]
