@@ -69,7 +69,7 @@ def test_competitions_write_the_same_mask_differently():
         ("0 1", "leave the image: pixels are counted from 1 to 12"),
         ("12 2", "leave the image"),
         ("5 0", "leave the image"),
-        ("1 99999999999999999999999", "leave the image of 12 pixels"),
+        ("1 99999999999999999999999", "leave the image: 9999"),
         ("5 3 7 2", "overlap"),
     ],
 )

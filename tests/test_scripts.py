@@ -196,3 +196,36 @@ def test_the_real_drive_passes_as_complete(real_data, tmp_path):
     archive = archive_of(real_data("DRIVE"), tmp_path / "DRIVE.zip", prefix="DRIVE/")
     said = script("prepare").prepare("drive", [archive], tmp_path / "out")
     assert said.startswith(f"{tmp_path / 'out'}: 40 images with masks (16 train, 4 val, 20 test), each read.\nTerms")
+
+
+# --- check_submission -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "wrong", "words"),
+    [
+        ("1 4", True, "8 of 8 masks are white"),
+        ("", True, "8 of 8 masks are empty"),
+        ("1 3", True, "all 8 masks have the same area"),
+    ],
+)
+def test_a_collapsed_submission_is_named(tmp_path, cell, wrong, words):
+    for name in ("mine", "sample"):
+        (tmp_path / f"{name}.csv").write_text("img,pixels\n" + "".join(f"{index},{cell}\n" for index in range(8)))
+    report = script("check_submission").report
+    text, found = report(tmp_path / "mine.csv", tmp_path / "sample.csv", "nerve", (2, 2))
+    assert found == wrong
+    assert words in text
+
+
+def test_a_good_submission_passes_and_says_so(tmp_path):
+    rows = "".join(f"{index},{'' if index % 2 else f'{index + 1} 2'}\n" for index in range(8))
+    (tmp_path / "mine.csv").write_text("img,pixels\n" + rows.replace("0,1 2", "0,1 1"))
+    (tmp_path / "sample.csv").write_text("img,pixels\n" + rows)
+    report = script("check_submission").report
+    text, wrong = report(tmp_path / "mine.csv", tmp_path / "sample.csv", "nerve", (4, 4))
+    assert not wrong
+    assert text.startswith("8 masks read: 50% empty, 0% white, mean 5.47% foreground")
+    assert text.endswith("nothing is wrong with it")
+    text, _ = report(tmp_path / "mine.csv", tmp_path / "sample.csv", "nerve", None)
+    assert "no --size was given: neither bounds nor shares were looked at" in text

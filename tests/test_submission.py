@@ -3,7 +3,7 @@ import pytest
 
 from raremask import BadInput
 from raremask.runlengths import RunLengths
-from raremask.submission import Submission, collapse
+from raremask.submission import Submission, collapse, faults
 
 MASKS = {"10.tif": np.array([[0, 1], [1, 1]], bool), "9.tif": np.zeros((2, 2), bool), "100.tif": np.ones((2, 2), bool)}
 
@@ -43,3 +43,42 @@ def test_names_that_do_not_do_are_refused():
 def test_a_collapse_is_named(shares, words):
     assert collapse(shares).startswith(words)
     assert bool(collapse(shares)) == bool(words)
+
+
+# --- checking ---------------------------------------------------------------------------------------------------------
+
+GOOD = "img,pixels\n1,2 3\n2,\n3,1 1 5 2\n4,\n5,9 1\n"
+
+
+def checked(tmp_path, mine, size=(3, 4)):
+    (tmp_path / "mine.csv").write_text(mine)
+    (tmp_path / "sample.csv").write_text("img,pixels\n1,1 1\n2,1 1\n3,1 1\n4,1 1\n5,1 1\n")
+    return faults(tmp_path / "mine.csv", tmp_path / "sample.csv", RunLengths(), size)
+
+
+def test_a_good_submission_has_no_faults(tmp_path):
+    assert checked(tmp_path, GOOD) == ([], pytest.approx([3 / 12, 0, 3 / 12, 0, 1 / 12]))
+    assert checked(tmp_path, GOOD, size=None) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (("2,\n", ""), ["1 names are missing: 2"]),
+        (("2,\n", "7,\n"), ["1 names are missing: 2", "1 names are foreign: 7"]),
+        (("2,\n", "2,\n2,\n"), ["1 names are doubled: 2"]),
+        (("1,2 3\n2,\n", "2,\n1,2 3\n"), ["names stand in another order"]),
+        (("2 3", "2"), ["1 masks cannot be read:", "  1: run lengths are pairs"]),
+        (("2 3", "2 30"), ["1 masks cannot be read:", "  1: run lengths leave the image"]),
+        (("1 1 5 2", "1 5 5 2"), ["1 masks cannot be read:", "  3: run lengths overlap"]),
+    ],
+)
+def test_every_fault_of_a_submission_is_named(tmp_path, change, found):
+    lines, _ = checked(tmp_path, GOOD.replace(*change))
+    assert len(lines) == len(found)
+    assert all(line.startswith(words) for line, words in zip(lines, found, strict=True))
+
+
+def test_a_file_that_is_no_submission_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="columns must be img, pixels; got id, rle"):
+        checked(tmp_path, "id,rle\n1,1 1\n")

@@ -62,17 +62,10 @@ class RunLengths:
         Raises:
             ValueError: If a number is missing or not whole, or runs leave the image or overlap.
         """
-        text = text.strip()
-        if text == self.empty:
+        starts, lengths = self.pairs(text).T
+        if not len(starts):
             return np.zeros(size, bool)
-        numbers = text.split()
-        if len(numbers) % 2 or not all(number.isdecimal() and number.isascii() for number in numbers):
-            raise ValueError(f"run lengths are pairs of a start and a length, whole numbers; got {text[:40]!r}")
         pixels = size[0] * size[1]
-        if any(len(number) > 18 for number in numbers):
-            raise ValueError(f"run lengths leave the image of {pixels} pixels: {max(numbers, key=len)[:40]}")
-        pairs = np.array(numbers, np.int64).reshape(-1, 2)
-        starts, lengths = pairs.T
         if self.relative:
             starts = np.cumsum(starts) + np.concatenate([[0], np.cumsum(lengths[:-1])])
         starts = starts - self.start
@@ -88,6 +81,20 @@ class RunLengths:
         return from_counts(
             np.diff(np.stack([starts, ends], axis=1).ravel(), prepend=0, append=pixels), size, self.order
         )
+
+    def pairs(self, text: str) -> np.ndarray:
+        """Return the numbers of run lengths as they stand there, `(n, 2)` int64: starts and lengths.
+
+        Raises:
+            ValueError: If a number is missing, not whole, or of more than 18 digits.
+        """
+        text = text.strip()
+        numbers = [] if text == self.empty else text.split()
+        if len(numbers) % 2 or not all(number.isdecimal() and number.isascii() for number in numbers):
+            raise ValueError(f"run lengths are pairs of a start and a length, whole numbers; got {text[:40]!r}")
+        if any(len(number) > 18 for number in numbers):
+            raise ValueError(f"run lengths leave the image: {max(numbers, key=len)[:40]}")
+        return np.array(numbers, np.int64).reshape(-1, 2)
 
 
 def runs(mask: np.ndarray, order: str = "columns") -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from raremask import BadInput
+from raremask.data.pairing import read_csv
 from raremask.runlengths import RunLengths
 
 FEW = 4  # of fewer masks nothing can be said
@@ -65,6 +66,59 @@ class Submission:
         if self.name == "number" and not (stem.isascii() and stem.isdecimal()):
             raise BadInput(f"{file}: the submission numbers its images, and {stem!r} is no number.")
         return {"stem": stem, "file": file, "number": int(stem) if self.name == "number" else 0}[self.name]
+
+
+def faults(
+    mine: Path, sample: Path, style: RunLengths, size: tuple[int, int] | None = None
+) -> tuple[list[str], list[float]]:
+    """Find what a competition would refuse, or score with 0, in a file of run lengths.
+
+    Args:
+        mine: The submission, CSV.
+        sample: The competition's sample submission: which columns and which names there must be.
+        style: How masks are written.
+        size: Height and width of the masks in pixels; None checks no bounds, and gives no shares.
+
+    Returns:
+        What is wrong, a line each, and the share of foreground of each mask that can be read.
+
+    Raises:
+        BadInput: If a file cannot be read or is no table of two columns.
+    """
+    tables = [read_csv(path) for path in (mine, sample)]
+    columns = [list(rows[0]) for rows in tables]
+    if len(columns[1]) != 2:
+        raise BadInput(f"{sample}: a sample submission has two columns; got {', '.join(columns[1])}.")
+    if columns[0] != columns[1]:
+        raise BadInput(f"{mine}: columns must be {', '.join(columns[1])}; got {', '.join(columns[0])}.")
+    key, cell = columns[1]
+    names, wanted = ([row[key] for row in rows] for rows in tables)
+    found = []
+    for what, which in (
+        ("missing", sorted(set(wanted) - set(names))),
+        ("foreign", sorted(set(names) - set(wanted))),
+        ("doubled", sorted(name for name, times in Counter(names).items() if times > 1)),
+    ):
+        if which:
+            found.append(f"{len(which)} names are {what}: {_some(which)}")
+    if not found and names != wanted:
+        found.append("names stand in another order than in the sample; some competitions ask for that one")
+    shares, broken = [], []
+    for row in tables[0]:
+        try:
+            if size is None:
+                style.pairs(row[cell])
+            else:
+                shares.append(float(style.read(row[cell], size).mean()))
+        except ValueError as error:
+            broken.append(f"{row[key]}: {error}")
+    if broken:
+        found += [f"{len(broken)} masks cannot be read:", *(f"  {line}" for line in broken[:10])]
+    return found, shares
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def collapse(shares: Sequence[float]) -> str:

@@ -83,7 +83,7 @@ def table(path: Path) -> list[dict[str, str]]:
     ]
 
 
-def read_csv(path: Path, needed: Sequence[str], perhaps: Sequence[str] | None = None) -> list[dict[str, str]]:
+def read_csv(path: Path, needed: Sequence[str] = (), perhaps: Sequence[str] | None = None) -> list[dict[str, str]]:
     """Read a table with a line of column names.
 
     Args:
