@@ -10,7 +10,8 @@ import torch
 from raremask.callbacks import figure_row
 from raremask.figures import overlay
 from raremask.inference import Predictor
-from raremask.run import build, load_choice, load_config
+from raremask.run import build, load_config
+from raremask.scoring import load_choice
 
 
 def main(sweep: Path, out: Path, images: int = 3) -> None:

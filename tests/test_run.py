@@ -184,7 +184,9 @@ def new_images(root: Path, number: int = 4) -> Path:
 def test_masks_are_predicted_for_any_image_at_its_own_size(run, command, tmp_path, capsys):
     source, out = new_images(tmp_path / "new"), tmp_path / "out"
     command("predict.py", f"run={run[0]}", f"images={source}", f"out={out}", "probabilities=png", "overlays=true")
-    assert "4 images, 1 network; " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("1 network; threshold ")
+    assert "4 masks in " in said
     selection = json.loads((run[0] / "selection.json").read_text())["selection"]
     for index, height in enumerate((60, 51, 42, 33)):
         mask = np.asarray(Image.open(out / f"{index + 8}.png"))
@@ -230,6 +232,17 @@ def test_nothing_is_predicted_over_what_is_there(run, command, tmp_path):
     assert [path.name for path in out.iterdir()] == ["9.png"]
     command("predict.py", f"run={run[0]}", f"images={source}", f"out={out}", "overwrite=true")
     assert len(list(out.iterdir())) == 4
+
+
+def test_no_kind_of_result_is_written_over_or_shared(run, command, tmp_path):
+    source, out = new_images(tmp_path / "new", 1), tmp_path / "out"
+    saved(out / "8_overlay.png", np.zeros((3, 3), np.uint8))
+    with pytest.raises(BadInput, match=r"8_overlay.png and 0 more are there"):
+        command("predict.py", f"run={run[0]}", f"images={source}", f"out={out}", "overlays=true")
+    assert [path.name for path in out.iterdir()] == ["8_overlay.png"]
+    shutil.copy(source / "8.png", source / "8_overlay.png")
+    with pytest.raises(BadInput, match="or two results would share one"):
+        command("predict.py", f"run={run[0]}", f"images={source}", f"out={tmp_path / 'other'}", "overlays=true")
 
 
 def test_several_runs_are_averaged_and_must_go_together(run, train, command, tmp_path, capsys):

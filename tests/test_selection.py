@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raremask.metrics.calibration import BINS, histogram
-from raremask.metrics.overlap import score
-from raremask.selection import MARGIN, Selection, best_threshold, pixel_counts, select, threshold_curve
+from raremask.metrics.overlap import pixel_counts, score
+from raremask.selection import MARGIN, Selection, best_threshold, select, threshold_curve
 
 
 def images(number=12, threshold=0.3, seed=0):

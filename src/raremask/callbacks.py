@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from raremask import BadInput, figures
 from raremask.inference import Predictor, predict
-from raremask.metrics.overlap import score
+from raremask.metrics.overlap import pixel_counts, score
 from raremask.runfolder import read_table, write_table
-from raremask.selection import Selection, pixel_counts
+from raremask.selection import Selection
 
 
 class LossSwitch(Callback):

@@ -1,20 +1,29 @@
 """What a dataset is like, in words: its fingerprint, what knows nothing scores on it, and what follows for training."""
 
+import json
+import os
+import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from raremask import BadInput, figures
+from raremask.data import leaks
 from raremask.data.base import ImageMaskData
-from raremask.data.fingerprint import Measures
+from raremask.data.fingerprint import Measures, fingerprint, measure
 from raremask.data.leaks import Twins
 from raremask.losses.boundary import BoundaryGaussian
 from raremask.losses.overlap import Tversky
 from raremask.losses.pixel import WeightedBCE
 from raremask.metrics.overlap import baselines, summary
+from raremask.runfolder import write_table, write_text
 
 FIGURES = ("fingerprint", "examples", "weights", "twins")  # files that a description may have
 SIGMAS = (1, 3, 6, 10)  # pixels, as in the thesis' figure
@@ -200,7 +209,7 @@ def text(
     found: Mapping,
     floor: Mapping[str, Mapping[str, float]],
     advice: Sequence[Suggestion],
-    leaks: Sequence[str],
+    twins: Sequence[str],
     pictures: Sequence[str],
     empty: str,
 ) -> str:
@@ -212,7 +221,7 @@ def text(
         found: Its fingerprint.
         floor: Of :func:`uninformed`.
         advice: Of :func:`suggestions`.
-        leaks: A line for each finding about twins.
+        twins: A line for each finding about twins.
         pictures: Names of the figures.
         empty: Policy for empty masks that `floor` went by.
     """
@@ -270,6 +279,84 @@ def text(
     lines += [f"| {name} | {' | '.join(f'{row[score]:.4f}' for score in scores)} |" for name, row in floor.items()]
     lines += ["", "What follows for training:", ""]
     lines += [f"- `{one.setting}`: {one.reason}" if one.setting else f"- {one.reason}" for one in advice]
-    lines += ["", "Images that are nearly the same:", "", *(f"- {line}" for line in leaks)]
+    lines += ["", "Images that are nearly the same:", "", *(f"- {line}" for line in twins)]
     lines += ["", *(f"![{name}]({name}.png)" for name in pictures), ""]
     return "\n".join(lines)
+
+
+def describe(data: ImageMaskData, name: str, folder: Path, empty: str) -> None:
+    """Print what a dataset is like, and write it as Markdown, JSON, CSV and pictures.
+
+    Args:
+        data: The dataset, read.
+        name: What it is called.
+        folder: Where to write; an older description there is replaced.
+        empty: Policy for images whose mask and prediction are both empty.
+    """
+    placed = data.pictures()
+    with ThreadPoolExecutor() as pool:
+        each = pool.map(lambda pair: measure(*pair), placed)
+        measured = list(tqdm(each, total=len(placed), desc="Measuring", leave=False, disable=None))
+    images, masks = zip(*(picture.inside() for _, picture in placed), strict=True)
+    found = leaks.twins(images)
+    contrary = leaks.contradictions(found, masks)
+    across = [pair for pair in found if placed[pair.first][0] != placed[pair.second][0]]
+    print_of, floor = fingerprint(measured), uninformed(measured, empty)
+    advice = suggestions(print_of, data)
+    titles = [f"{split} {picture.name}" for split, picture in placed]
+    said = [
+        f"{len(found)} pairs, {len(across)} of them in different splits (all in twins.csv)",
+        *(f"{titles[p.first]} is {titles[p.second]} ({p.likeness:.2f})" for p in across[:5]),
+        f"{len(contrary)} of the pairs contradict each other: their masks have a Dice below 0.5",
+        *(f"{titles[p.first]} and {titles[p.second]}: Dice {dice:.2f}" for p, dice in contrary[:5]),
+    ]
+    drawn = draw(data, measured, found)
+    words = text(name, data, print_of, floor, advice, said, list(drawn), empty)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in FIGURES:
+        (folder / f"{file}.png").unlink(missing_ok=True)  # of an older description
+    for file, figure in drawn.items():
+        figure.savefig(folder / f"{file}.png", dpi=110)
+    numbers = print_of | {
+        "dataset": name,
+        "uninformed": floor,
+        "suggestions": [vars(one) for one in advice],
+        "twins": len(found),
+        "twins_across_splits": len(across),
+        "contradictions": len(contrary),
+    }
+    write_text(folder / "fingerprint.json", json.dumps(plain(numbers), indent=2, allow_nan=False) + "\n")
+    write_text(folder / "twins.csv", leaks.table(found, data.placed()))
+    write_text(folder / "description.md", words)
+    write_table(folder / "images.csv", [one.row() for one in measured])
+    print(words[: words.index("\n![")] if drawn else words)
+    files = ["description.md", "fingerprint.json", "images.csv", "twins.csv", *(f"{file}.png" for file in drawn)]
+    print(f"\nWritten to {os.path.relpath(folder)}: {', '.join(files)}")
+
+
+def look_for_leaks(data: ImageMaskData, leaks_are: str, folder: Path) -> None:
+    """Look for images of different splits that are nearly the same; write and draw them; warn or refuse, as asked."""
+    if leaks_are == "ignore" or rank_zero_only.rank != 0:
+        return
+    placed = data.pictures()
+    images = [picture.inside()[0] for _, picture in placed]
+    found = leaks.twins(images, [split for split, _ in placed])
+    if not found:
+        return
+    titles = [f"{split} {picture.name}" for split, picture in placed]
+    write_text(folder / "leaks.csv", leaks.table(found, data.placed()))
+    (folder / "figures").mkdir(exist_ok=True)
+    figure = figures.twins(found, titles, images)
+    figure.savefig(folder / "figures" / "leaks.png", dpi=120)
+    tested = {index for pair in found for index in (pair.first, pair.second) if placed[index][0] == "test"}
+    shown = "".join(f"\n  {titles[p.first]} is {titles[p.second]} ({p.likeness:.2f})" for p in found[:5])
+    message = (
+        f"{len(found)} pairs of images are nearly the same and in different splits; {len(tested)} of the "
+        f"{len(data.splits['test'])} test images are in them:{shown}\n"
+        "Scores will be too good, and moved frames of a video are mostly not found. See "
+        f"{os.path.relpath(folder)}/leaks.csv and figures/leaks.png; give such images one "
+        "group, or choose with leaks=warn|error|ignore."
+    )
+    if leaks_are == "error":
+        raise BadInput(message)
+    warnings.warn(message, stacklevel=2)

@@ -51,8 +51,6 @@ class Segmenter(LightningModule):
         self.monitor, self.threshold, self.empty, self.seed = monitor, threshold, empty, seed
         self.counts = nn.ModuleDict({f"{split}_counts": ImageCounts() for split in ("train", "val")})
         self.counts_fov = nn.ModuleDict({"val_counts": ImageCounts()})
-        #: After an evaluation: `{split: {"": rows, "_fov": rows}}`, rows as ImageCounts gives them.
-        self.rows: dict[str, dict[str, Tensor]] = {}
         #: How `predict_step` looks at images, and who gets what it sees.
         self.views, self.tile = "none", None
         self.receive: Callable[[int, np.ndarray], None] = lambda index, probability: None
@@ -140,8 +138,7 @@ class Segmenter(LightningModule):
                 self.counts_fov[f"{split}_counts"].update(index[None], count(painted, mask[None], valid[None]))
 
     def _log_scores(self, split: str) -> None:
-        """Log the summary of all images of a split, keep their rows, and start anew."""
-        self.rows[split] = {}
+        """Log the summary of all images of a split, and start anew."""
         for suffix, metrics in (("", self.counts), ("_fov", self.counts_fov)):
             key = f"{split}_counts"
             if key not in metrics or not metrics[key].rows:
@@ -149,6 +146,5 @@ class Segmenter(LightningModule):
             metric = metrics[key]
             rows = metric.compute().cpu()
             metric.reset()
-            self.rows[split][suffix] = rows
             scores = summary(rows[:, 1:].numpy(), self.empty)
             self.log_dict({f"{split}/{name}{suffix}": value for name, value in scores.items()})

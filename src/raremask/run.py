@@ -3,19 +3,16 @@
 import json
 import logging
 import os
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
@@ -23,44 +20,41 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
-from tqdm import tqdm
 
-from raremask import BadInput, description, figures
-from raremask.callbacks import LossSwitch, Progress, figure_row
+from raremask import BadInput, description
+from raremask.callbacks import LossSwitch, Progress
 from raremask.commandline import runs_of
-from raremask.data import leaks, splits
-from raremask.data.base import ImageMaskData, fit
-from raremask.data.fingerprint import fingerprint, measure
-from raremask.data.memory import Shelf
-from raremask.data.pairing import pictures_of
-from raremask.data.readers import read_image, write_image
+from raremask.data import splits
+from raremask.data.base import ImageMaskData
 from raremask.inference import Predictor
-from raremask.inference import predict as see
-from raremask.metrics.calibration import histogram
-from raremask.metrics.image import image_scores
-from raremask.metrics.overlap import SCORES, score
 from raremask.module import Segmenter
+from raremask.prediction import Painter, predict_files
 from raremask.runfolder import (
     BEST,
     DEFAULT,
     beside_baselines,
     format_scores,
-    largest_change,
     read_counts,
-    read_table,
     status,
     summaries,
-    write_scores,
-    write_table,
     write_text,
 )
-from raremask.selection import Choice, Selection, pixel_counts, select
-from raremask.submission import collapse
+from raremask.scoring import (
+    choose,
+    compare_with_record,
+    draw,
+    judge,
+    load_choice,
+    load_weights,
+    looks_at_test,
+    save_choice,
+    use_test,
+    write_split,
+)
+from raremask.selection import Selection
 
 SPLIT = "split.csv"  # in a run's folder: the split of every image
 AUTO = "auto.json"  # in a run's folder: the values that stood for `auto`
-SELECTION = "selection.json"  # in a run's folder: what was chosen on validation
-VALIDATION_BYTES = 2**30  # of probabilities that are kept in memory to choose by; more lie in a temporary file
 MANY_EMPTY = 0.2  # share of empty training masks from which a loss that learns nothing from them deserves a word
 
 
@@ -91,7 +85,7 @@ def train(cfg: DictConfig) -> float:
     with status(folder, **names) if first_process else nullcontext():
         data, module = build(cfg, folder)
         if not cfg.resume:
-            _look_for_leaks(data, cfg.leaks, folder)
+            description.look_for_leaks(data, cfg.leaks, folder)
         callbacks = list(instantiate(cfg.callbacks).values())
         loggers = list(instantiate(cfg.logger).values())
         trainer = build_trainer(cfg.trainer, callbacks=callbacks, logger=loggers)
@@ -104,8 +98,10 @@ def train(cfg: DictConfig) -> float:
 
         trainer.loggers = []  # the curves end here: the scores of the best checkpoint are no further epoch
         load_weights(module, folder / "checkpoints" / "best.ckpt")
-        choice = choose(trainer, data, module, cfg.selection)
-        save_choice(folder, choice, cfg.selection.tile)
+        candidates = OmegaConf.to_container(cfg.selection)
+        module.tile = candidates.pop("tile")
+        choice = choose(trainer, data, module, **candidates)
+        save_choice(folder, choice, module.tile)
         judged = {split: judge(trainer, data, module, split, choice.selection) for split in ("val", "test")}
         for split, images in judged.items():
             write_split(folder / f"per_image_{split}.csv", data, split, images, module.empty)
@@ -148,8 +144,8 @@ def evaluate(cfg: DictConfig) -> float:
         print(f"Mean over images at native size (an empty mask left empty counts as: {module.empty})")
         rows = beside_baselines(images.counts, module.empty)
         print(format_scores({f"{cfg.split}, {cfg.checkpoint}.ckpt": rows.pop(BEST), **rows}))
-        print(_test_uses(folder))
-        _compare_with_record(folder / f"per_image_{name}.csv", data, images, cfg.split, module.empty)
+        print(looks_at_test(folder))
+        compare_with_record(folder / f"per_image_{name}.csv", data, images, cfg.split, module.empty)
     return summaries(images.counts, module.empty)["dice"]
 
 
@@ -159,47 +155,8 @@ def describe(cfg: DictConfig) -> None:
     Args:
         cfg: The composed `conf/describe.yaml`.
     """
-    data = build_data(cfg)
-    placed, folder = data.pictures(), Path(cfg.folder)
-    with ThreadPoolExecutor() as pool:
-        each = pool.map(lambda pair: measure(*pair), placed)
-        measured = list(tqdm(each, total=len(placed), desc="Measuring", leave=False, disable=None))
-    images, masks = zip(*(picture.inside() for _, picture in placed), strict=True)
-    found = leaks.twins(images)
-    contrary = leaks.contradictions(found, masks)
-    across = [pair for pair in found if placed[pair.first][0] != placed[pair.second][0]]
-    print_of, floor = fingerprint(measured), description.uninformed(measured, cfg.empty)
-    advice = description.suggestions(print_of, data)
-    titles = [f"{split} {picture.name}" for split, picture in placed]
-    said = [
-        f"{len(found)} pairs, {len(across)} of them in different splits (all in twins.csv)",
-        *(f"{titles[p.first]} is {titles[p.second]} ({p.likeness:.2f})" for p in across[:5]),
-        f"{len(contrary)} of the pairs contradict each other: their masks have a Dice below 0.5",
-        *(f"{titles[p.first]} and {titles[p.second]}: Dice {dice:.2f}" for p, dice in contrary[:5]),
-    ]
-    drawn = description.draw(data, measured, found)
     name = HydraConfig.get().runtime.choices.dataset
-    text = description.text(name, data, print_of, floor, advice, said, list(drawn), cfg.empty)
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in description.FIGURES:
-        (folder / f"{file}.png").unlink(missing_ok=True)  # of an older description
-    for file, figure in drawn.items():
-        figure.savefig(folder / f"{file}.png", dpi=110)
-    numbers = print_of | {
-        "dataset": name,
-        "uninformed": floor,
-        "suggestions": [vars(one) for one in advice],
-        "twins": len(found),
-        "twins_across_splits": len(across),
-        "contradictions": len(contrary),
-    }
-    write_text(folder / "fingerprint.json", json.dumps(description.plain(numbers), indent=2, allow_nan=False) + "\n")
-    write_text(folder / "twins.csv", leaks.table(found, _placed(data)))
-    write_text(folder / "description.md", text)
-    write_table(folder / "images.csv", [one.row() for one in measured])
-    print(text[: text.index("\n![")] if drawn else text)
-    files = ["description.md", "fingerprint.json", "images.csv", "twins.csv", *(f"{file}.png" for file in drawn)]
-    print(f"\nWritten to {os.path.relpath(folder)}: {', '.join(files)}")
+    description.describe(build_data(cfg), name, Path(cfg.folder), cfg.empty)
 
 
 def predict(cfg: DictConfig) -> int:
@@ -221,55 +178,22 @@ def predict(cfg: DictConfig) -> int:
     if any((one.dataset.size, one.dataset.resize, one.dataset.channels) != (size, resize, channels) for one in saved):
         raise BadInput("runs that predict together must have the same dataset.size, resize and channels.")
     selection, tile = _selected(cfg, runs)
-    device = (
-        "cuda" if cfg.device == "auto" and torch.cuda.is_available() else "cpu" if cfg.device == "auto" else cfg.device
-    )
+    device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     nets = [_network(one, run / "checkpoints" / f"{cfg.checkpoint}.ckpt") for one, run in zip(saved, runs, strict=True)]
-    predictor = Predictor(nets, selection.views, tile).to(device).eval()
-    mend = instantiate(cfg.postprocess) if "postprocess" in cfg else selection.mend()
+    paint = Painter(
+        predictor=Predictor(nets, selection.views, tile).to(device).eval(),
+        threshold=selection.threshold,
+        mend=instantiate(cfg.postprocess) if "postprocess" in cfg else selection.mend(),
+        size=size,
+        resize=resize,
+        channels=channels,
+        bits=saved[0].dataset.get("bits", 16),
+    )
     submission = instantiate(cfg.submission) if "submission" in cfg else None
-
+    words = selection.words() + ("; then other steps" if "postprocess" in cfg else "")
+    print(f"{len(nets)} network{'s' * (len(nets) > 1)}; {words}; {device}")
     source, out = Path(cfg.images), Path(cfg.out)
-    files = [source] if source.is_file() else pictures_of(source)
-    targets = {file: out / f"{file.stem}.png" for file in files}
-    if len(set(targets.values())) < len(files):
-        raise BadInput(f"{source}: images must differ in more than their suffix, or their masks would have one name.")
-    table = out / "submission.csv"
-    there = [path for path in (*targets.values(), *([table] if submission else [])) if path.exists()]
-    if there and not cfg.overwrite:
-        raise BadInput(f"{there[0]} and {len(there) - 1} more are there; choose another out=, or overwrite=true.")
-    print(f"{len(files)} images, {len(nets)} network{'s' * (len(nets) > 1)}; {selection.words()}; {device}")
-    out.mkdir(parents=True, exist_ok=True)
-    broken, shares, runs_written = [], [], {}
-    for file, target in tqdm(targets.items(), desc="Predicting", leave=False, disable=None):
-        try:
-            image = read_image(file, channels, saved[0].dataset.get("bits", 16))
-        except BadInput as error:
-            broken.append(str(error))
-            continue
-        native = image.shape[:2]
-        fitted, box = fit(image, tuple(size or native), resize)
-        pixels = torch.from_numpy(fitted.transpose(2, 0, 1).copy()).float().div(255)
-        probability = see(predictor, pixels, native, box).numpy()
-        mask = mend(probability > selection.threshold)
-        shares.append(float(mask.mean()))
-        write_image(target, mask.astype(np.uint8) * 255)
-        if cfg.probabilities == "png":
-            write_image(out / f"{file.stem}_probability.png", (probability * 65535).round().astype(np.uint16))
-        elif cfg.probabilities == "npz":
-            np.savez_compressed(out / f"{file.stem}_probability.npz", probability=probability.astype(np.float16))
-        if cfg.overlays:
-            write_image(out / f"{file.stem}_overlay.png", figures.outlined(image, mask))
-        if submission is not None:
-            runs_written[file.name] = submission.style.write(mask)
-    if submission is not None:
-        write_text(table, submission.of_runs(runs_written))
-    print(f"{len(shares)} masks in {os.path.relpath(out)}" + (f", and {table.name}" if submission else ""))
-    if warning := collapse(shares):
-        warnings.warn(warning, stacklevel=2)
-    if broken:
-        print(f"{len(broken)} images could not be read, and have no mask:", *broken, sep="\n  ", file=sys.stderr)
-    return len(broken)
+    return predict_files(paint, source, out, cfg.probabilities, cfg.overlays, submission, cfg.overwrite)
 
 
 def _selected(cfg: DictConfig, runs: Sequence[Path]) -> tuple[Selection, Sequence[int] | None]:
@@ -289,21 +213,6 @@ def _network(cfg: DictConfig, checkpoint: Path) -> nn.Module:
     net = instantiate(cfg.model)
     net.load_state_dict({key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")})
     return net
-
-
-def _compare_with_record(table: Path, data: ImageMaskData, images: "Judged", split: str, empty: str) -> None:
-    """Write the table of a split; beside the one that the run has left, if the two differ."""
-    if not table.is_file():
-        write_split(table, data, split, images, empty)
-        return
-    again = table.with_stem(f"{table.stem}_again")
-    write_split(again, data, split, images, empty)
-    change = largest_change(table, again)
-    print(f"\nLargest change of a score against {table}: {change:.2g}")
-    if change > 1e-6:
-        warnings.warn(f"The scores differ from the run's own; see {again}. Another device or dataset?", stacklevel=2)
-    else:
-        again.unlink()
 
 
 def load_config(folder: Path) -> DictConfig:
@@ -337,7 +246,7 @@ def build(cfg: DictConfig, folder: Path | None = None) -> tuple[ImageMaskData, S
         raise BadInput("no training mask has a foreground pixel: there is nothing to learn.")
     found = fill_auto(cfg, data)
     if folder is not None and rank_zero_only.rank == 0:
-        write_text(folder / SPLIT, splits.table(*zip(*_placed(data), strict=True)))
+        write_text(folder / SPLIT, splits.table(*zip(*data.placed(), strict=True)))
         if found:
             write_text(folder / AUTO, json.dumps(found, indent=2) + "\n")
     module = Segmenter(
@@ -362,11 +271,6 @@ def build_data(cfg: DictConfig) -> ImageMaskData:
     data = instantiate(cfg.dataset, augment=augment, split=instantiate(cfg.split), seed=cfg.get("seed", 0))
     data.setup()
     return data
-
-
-def _placed(data: ImageMaskData) -> list[tuple[str, str, str]]:
-    """Name, group and split of every picture."""
-    return [(picture.name, picture.group, split) for split, picture in data.pictures()]
 
 
 def fill_auto(cfg: DictConfig, data: ImageMaskData) -> dict[str, float]:
@@ -442,160 +346,6 @@ def _cpu_computes_in(precision: str) -> bool:
     return any(capabilities.get(name) for name in names)
 
 
-def load_weights(module: Segmenter, checkpoint: Path) -> None:
-    """Take the weights of a checkpoint alone: callbacks and loops have no part in scoring."""
-    module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
-
-
-@dataclass(frozen=True)
-class Judged:
-    """The images of a split, scored.
-
-    Args:
-        indices: Their positions in the split, `n`; fewer than the split has if the trainer was limited.
-        counts: `(n, 4)` pixel counts under the suffix of their columns: `""` and `"_fov"` as selected, the same and
-            `"_default"` at threshold 0.5 without any mending.
-        more: Every further score of each image, by name.
-    """
-
-    indices: list[int]
-    counts: dict[str, np.ndarray]
-    more: list[dict[str, float]]
-
-
-def judge(trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, split: str, selection: Selection) -> Judged:
-    """Score every image of a split at native size, under a selection and at the default threshold.
-
-    Args:
-        trainer: Runs the loop.
-        data: Holds the split.
-        module: Holds the network.
-        split: `val` or `test`.
-        selection: What turns probabilities into masks.
-    """
-    pictures, rows, plain = data.splits[split].pictures, {}, {}
-
-    def counts_of(index: int, prediction: np.ndarray, suffix: str) -> dict[str, list[int]]:
-        picture = pictures[index]
-        mask = picture.native_mask()[0].numpy()
-        counts = {suffix: pixel_counts(prediction, mask)}
-        if picture.valid is not None:
-            counts[f"_fov{suffix}"] = pixel_counts(prediction, mask, picture.native_valid()[0].numpy())
-        return counts
-
-    def receive_plain(index: int, probability: np.ndarray) -> None:
-        plain[index] = counts_of(index, probability > module.threshold, DEFAULT)
-
-    def receive(index: int, probability: np.ndarray) -> None:
-        if selection.views == "none":
-            receive_plain(index, probability)
-        prediction, mask = selection(probability), pictures[index].native_mask()[0].numpy()
-        scores = image_scores(probability, prediction, mask, empty=module.empty)
-        rows[index] = counts_of(index, prediction, "") | plain[index], scores
-
-    if selection.views != "none":
-        _predict(trainer, data, module, split, "none", receive_plain)
-    _predict(trainer, data, module, split, selection.views, receive)
-    merged = _gathered(rows)
-    suffixes = next(iter(merged.values()))[0]
-    counts = {suffix: np.array([row[suffix] for row, _ in merged.values()]) for suffix in suffixes}
-    more = [{name: value for name, value in scores.items() if name not in SCORES} for _, scores in merged.values()]
-    return Judged(list(merged), counts, more)
-
-
-def choose(trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, cfg: DictConfig) -> Choice:
-    """Choose threshold, views and mending on the validation split.
-
-    Args:
-        trainer: Runs the loop.
-        data: Holds the split.
-        module: Holds the network.
-        cfg: The config's `selection`.
-    """
-    pictures = data.splits["val"].pictures
-    module.tile = cfg.tile
-    shelf = Shelf(VALIDATION_BYTES)
-    histograms, seen = {}, {}
-    for views in cfg.views:
-        counted, kept = {}, {}
-
-        def receive(index: int, probability: np.ndarray, counted: dict = counted, kept: dict = kept) -> None:
-            counted[index] = histogram(probability, pictures[index].native_mask()[0].numpy())
-            kept[index] = shelf.keep(probability)
-
-        _predict(trainer, data, module, "val", views, receive)
-        histograms[views], seen[views] = np.array(list(_gathered(counted).values())), kept
-
-    def counts_of(selection: Selection) -> np.ndarray:
-        counted = {
-            index: pixel_counts(selection(probability), pictures[index].native_mask()[0].numpy())
-            for index, probability in seen[selection.views].items()
-        }
-        return np.array(list(_gathered(counted).values()))
-
-    return select(histograms, counts_of, cfg.metric, cfg.areas, cfg.largest, cfg.holes, module.empty)
-
-
-def _predict(
-    trainer: pl.Trainer,
-    data: ImageMaskData,
-    module: Segmenter,
-    split: str,
-    views: str,
-    receive: Callable[[int, np.ndarray], None],
-) -> None:
-    data.predicted, module.views, module.receive = split, views, receive
-    trainer.predict(module, datamodule=data, return_predictions=False)
-
-
-def _gathered(rows: dict[int, Any]) -> dict[int, Any]:
-    """The rows of all processes, by index."""
-    if dist.is_available() and dist.is_initialized():
-        parts: list = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, rows)
-        rows = {index: row for part in parts for index, row in part.items()}
-    return dict(sorted(rows.items()))
-
-
-@rank_zero_only
-def save_choice(folder: Path, choice: Choice, tile: Sequence[int] | None) -> None:
-    """Write what was chosen on validation, how it came about, and that the test split has not been used yet."""
-    facts = choice.facts() | {"tile": None if tile is None else list(tile), "test_uses": 0}
-    write_text(folder / SELECTION, json.dumps(facts, indent=2) + "\n")
-
-
-def load_choice(folder: Path) -> tuple[Selection, Sequence[int] | None]:
-    """Return the selection of a run and its tile; that of threshold 0.5 if it ended before there was one."""
-    if not (folder / SELECTION).is_file():
-        return Selection(), None
-    facts = json.loads((folder / SELECTION).read_text())
-    return Selection(**facts["selection"]), facts["tile"]
-
-
-@rank_zero_only
-def use_test(folder: Path) -> None:
-    """Count that the test split was looked at."""
-    if (folder / SELECTION).is_file():
-        facts = json.loads((folder / SELECTION).read_text())
-        facts["test_uses"] += 1
-        write_text(folder / SELECTION, json.dumps(facts, indent=2) + "\n")
-
-
-def _test_uses(folder: Path) -> str:
-    if not (folder / SELECTION).is_file():
-        return ""
-    uses = json.loads((folder / SELECTION).read_text())["test_uses"]
-    return f"This run has looked at the test split {'once' if uses == 1 else f'{uses} times'}."
-
-
-@rank_zero_only
-def write_split(path: Path, data: ImageMaskData, split: str, images: Judged, empty: str) -> None:
-    """Write the table of the images that were scored: all of the split, unless the trainer was limited."""
-    pictures = [data.splits[split].pictures[index] for index in images.indices]
-    names, groups = [picture.name for picture in pictures], [picture.group for picture in pictures]
-    write_scores(path, names, groups, images.counts, empty, images.more)
-
-
 @rank_zero_only
 def log_results(
     loggers: list[Logger],
@@ -617,51 +367,6 @@ def log_results(
     for logger in loggers:
         logger.log_hyperparams(settings, results)
         logger.finalize("success")
-
-
-@rank_zero_only
-def draw(
-    data: ImageMaskData, module: Segmenter, folder: Path, selection: Selection, images: Judged, each: int = 2
-) -> None:
-    """Draw the learning curves, and the worst, median and best images of the test split."""
-    (folder / "figures").mkdir(exist_ok=True)
-    figures.curves(read_table(folder / "metrics.csv")).savefig(folder / "figures" / "curves.png", dpi=120)
-    dice = score(images.counts[""], module.empty)["dice"]
-    order = np.array(images.indices)[np.argsort(np.nan_to_num(dice, nan=1.0), kind="stable")].tolist()
-    middle = max(0, len(order) // 2 - each // 2)
-    chosen = dict.fromkeys(order[:each] + order[middle : middle + each] + order[-each:])
-    predictor = Predictor([module.net], selection.views, module.tile)
-    rows = [figure_row(predictor, selection, data.splits["test"][index], module.empty) for index in chosen]
-    figure = figures.gallery(rows, f"Test images: worst, median, best of {len(order)}")
-    figure.savefig(folder / "figures" / "gallery_test.png", dpi=120)
-
-
-def _look_for_leaks(data: ImageMaskData, leaks_are: str, folder: Path) -> None:
-    """Look for images of different splits that are nearly the same; write and draw them; warn or refuse, as asked."""
-    if leaks_are == "ignore" or rank_zero_only.rank != 0:
-        return
-    placed = data.pictures()
-    images = [picture.inside()[0] for _, picture in placed]
-    found = leaks.twins(images, [split for split, _ in placed])
-    if not found:
-        return
-    titles = [f"{split} {picture.name}" for split, picture in placed]
-    write_text(folder / "leaks.csv", leaks.table(found, _placed(data)))
-    (folder / "figures").mkdir(exist_ok=True)
-    figure = figures.twins(found, titles, images)
-    figure.savefig(folder / "figures" / "leaks.png", dpi=120)
-    tested = {index for pair in found for index in (pair.first, pair.second) if placed[index][0] == "test"}
-    shown = "".join(f"\n  {titles[p.first]} is {titles[p.second]} ({p.likeness:.2f})" for p in found[:5])
-    message = (
-        f"{len(found)} pairs of images are nearly the same and in different splits; {len(tested)} of the "
-        f"{len(data.splits['test'])} test images are in them:{shown}\n"
-        "Scores will be too good, and moved frames of a video are mostly not found. See "
-        f"{os.path.relpath(folder)}/leaks.csv and figures/leaks.png; give such images one "
-        "group, or choose with leaks=warn|error|ignore."
-    )
-    if leaks_are == "error":
-        raise BadInput(message)
-    warnings.warn(message, stacklevel=2)
 
 
 def _resumed(cfg: DictConfig) -> DictConfig:
@@ -747,6 +452,6 @@ def _say_what_came_out(folder: Path, empty: str) -> None:
     selection, _ = load_choice(folder)
     print(f"\nTest, mean over images at native size (an empty mask left empty counts as: {empty})")
     print(format_scores(beside_baselines(counts, empty)))
-    print(f"\nChosen on validation: {selection.words()}. {_test_uses(folder)}")
+    print(f"\nChosen on validation: {selection.words()}. {looks_at_test(folder)}")
     folder = os.path.relpath(folder)
     print(f"\nPictures: {folder}/figures\nCurves:   tensorboard --logdir {folder}\n")

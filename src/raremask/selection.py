@@ -184,17 +184,3 @@ def select(
         if reached > value + MARGIN:
             chosen, value = candidate, reached
     return Choice(chosen, metric, value, default, curve.tolist(), tried)
-
-
-def pixel_counts(prediction: np.ndarray, mask: np.ndarray, valid: np.ndarray | None = None) -> list[int]:
-    """Count one image: tp, fp, fn, tn.
-
-    Args:
-        prediction: `(H, W)` boolean.
-        mask: `(H, W)` boolean.
-        valid: `(H, W)` boolean; only pixels where it holds are counted. None counts all.
-    """
-    if valid is not None:
-        prediction, mask = prediction[valid], mask[valid]
-    tp, painted, there = int((prediction & mask).sum()), int(prediction.sum()), int(mask.sum())
-    return [tp, painted - tp, there - tp, mask.size - painted - there + tp]

@@ -205,10 +205,10 @@ class ImageMaskData(LightningDataModule):
         """Find out now what would go wrong in a worker, in the middle of training."""
         training = self.splits["train"]
         try:
-            training[0, 0]
+            tried = training[0, 0]["mask"]
         except ValueError as error:
             raise BadInput(f"augment: a training image of {_by(training.pictures[0].mask.shape)}: {error}") from error
-        if self.draws > 1 and training[0, 0]["mask"].shape[-2:] == training.pictures[0].mask.shape:
+        if self.draws > 1 and tried.shape[-2:] == training.pictures[0].mask.shape:
             warnings.warn(
                 f"dataset.draws={self.draws} takes each image as often in an epoch, but augment leaves it whole, "
                 f"{_by(training.pictures[0].mask.shape)}: crops are cut at dataset.size; make it larger.",
@@ -298,6 +298,10 @@ class ImageMaskData(LightningDataModule):
     def pictures(self) -> list[tuple[str, Picture]]:
         """Return every picture with the name of its split, split by split."""
         return [(split, picture) for split in SPLITS for picture in self.splits[split].pictures]
+
+    def placed(self) -> list[tuple[str, str, str]]:
+        """Return name, group and split of every picture, in the order of :meth:`pictures`."""
+        return [(picture.name, picture.group, split) for split, picture in self.pictures()]
 
     def training_foreground(self) -> Foreground:
         """Return what the masks of the training split say, at the network's size, before augmentation."""

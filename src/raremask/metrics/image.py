@@ -4,7 +4,7 @@ import numpy as np
 
 from raremask.metrics.calibration import average_precision, calibration_scores, histogram
 from raremask.metrics.objects import centreline_dice, detection_scores
-from raremask.metrics.overlap import EMPTY, more_scores, score
+from raremask.metrics.overlap import EMPTY, more_scores, pixel_counts, score
 from raremask.metrics.surface import boundary_iou, surface_scores
 
 
@@ -41,9 +41,7 @@ def image_scores(
         raise ValueError(f"probability, prediction, mask and valid must have one shape; got {sorted(shapes)}")
     if valid is not None:
         prediction, mask = prediction & valid, mask & valid
-    inside = np.ones(mask.shape, bool) if valid is None else valid
-    tp, painted, there = int((prediction & mask).sum()), int(prediction.sum()), int(mask.sum())
-    counts = np.array([[tp, painted - tp, there - tp, int(inside.sum()) - painted - there + tp]])
+    counts = np.array([pixel_counts(prediction, mask, valid)])
     by_pixels = {name: float(values[0]) for name, values in (score(counts, empty) | more_scores(counts, empty)).items()}
     by_shape = {
         **surface_scores(prediction, mask, tolerance),
@@ -51,7 +49,7 @@ def image_scores(
         **detection_scores(prediction, mask),
         "centreline_dice": centreline_dice(prediction, mask),
     }
-    if not (painted or there) and empty != "one":
+    if not counts[0, :3].any() and empty != "one":
         diagonal = float(np.hypot(*mask.shape))
         by_shape = {
             name: np.nan if empty == "skip" else diagonal if name in ("hd95", "asd") else EMPTY[empty]

@@ -4,6 +4,8 @@ import cv2
 import numpy as np
 from skimage.morphology import skeletonize
 
+from raremask.metrics.surface import around
+
 
 def detection_scores(prediction: np.ndarray, mask: np.ndarray, least: float = 0.1) -> dict[str, float]:
     """Count objects instead of pixels: small ones weigh as much as large ones.
@@ -25,9 +27,9 @@ def detection_scores(prediction: np.ndarray, mask: np.ndarray, least: float = 0.
     """
     if not 0 < least <= 1:
         raise ValueError(f"least must be more than 0 and at most 1; got {least}")
-    union = prediction | mask
-    predicted, made = _labels(_cropped(prediction, union))
-    true, there = _labels(_cropped(mask, union))
+    window = around(prediction | mask)
+    predicted, made = _labels(prediction[window])
+    true, there = _labels(mask[window])
     if not (made and there):
         worth = float(made == there)
         return {"object_recall": worth, "object_precision": worth, "object_f1": worth}
@@ -63,19 +65,14 @@ def centreline_dice(prediction: np.ndarray, mask: np.ndarray) -> float:
     """
     if not (prediction.any() and mask.any()):
         return float(prediction.any() == mask.any())
-    precision = _inside(skeletonize(_cropped(prediction, prediction)), _cropped(mask, prediction))
-    sensitivity = _inside(skeletonize(_cropped(mask, mask)), _cropped(prediction, mask))
+    window, other = around(prediction), around(mask)
+    precision = _inside(skeletonize(prediction[window]), mask[window])
+    sensitivity = _inside(skeletonize(mask[other]), prediction[other])
     return float(2 * precision * sensitivity / (precision + sensitivity)) if precision + sensitivity else 0.0
 
 
 def _inside(line: np.ndarray, mask: np.ndarray) -> float:
     return float((line & mask).sum() / line.sum())
-
-
-def _cropped(mask: np.ndarray, around: np.ndarray) -> np.ndarray:
-    """The part of a mask around the foreground of another, with a pixel of background where the image has some."""
-    x, y, width, height = cv2.boundingRect(around.astype(np.uint8))
-    return mask[max(0, y - 1) : y + height + 1, max(0, x - 1) : x + width + 1]
 
 
 def _labels(mask: np.ndarray) -> tuple[np.ndarray, int]:

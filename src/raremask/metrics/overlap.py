@@ -13,6 +13,20 @@ COUNTS = ("tp", "fp", "fn", "tn")
 EMPTY = {"one": 1.0, "skip": np.nan, "zero": 0.0}
 
 
+def pixel_counts(prediction: np.ndarray, mask: np.ndarray, valid: np.ndarray | None = None) -> list[int]:
+    """Count one image: tp, fp, fn, tn.
+
+    Args:
+        prediction: `(H, W)` boolean.
+        mask: `(H, W)` boolean.
+        valid: `(H, W)` boolean; only pixels where it holds are counted. None counts all.
+    """
+    if valid is not None:
+        prediction, mask = prediction[valid], mask[valid]
+    tp, painted, there = int((prediction & mask).sum()), int(prediction.sum()), int(mask.sum())
+    return [tp, painted - tp, there - tp, mask.size - painted - there + tp]
+
+
 def dice(tp, fp, fn):
     """2 TP / (2 TP + FP + FN), the F1 score of the foreground."""
     return 2 * tp, 2 * tp + fp + fn

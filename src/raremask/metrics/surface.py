@@ -43,7 +43,7 @@ def outline_distances(prediction: np.ndarray, mask: np.ndarray) -> tuple[np.ndar
     Raises:
         ValueError: If one of them has no foreground.
     """
-    box = _box(prediction | mask)
+    box = around(prediction | mask)
     one, other = outline(prediction[box]), outline(mask[box])
     if not (one.any() and other.any()):
         raise ValueError("both masks must have foreground")
@@ -122,7 +122,7 @@ def boundary_iou(prediction: np.ndarray, mask: np.ndarray, width: int | None = N
     union = prediction | mask
     if not union.any():
         return 1.0
-    box = _box(union)
+    box = around(union)
     one, other = (_band(half[box], width) for half in (prediction, mask))
     return float((one & other).sum() / (one | other).sum())
 
@@ -135,8 +135,8 @@ def _band(mask: np.ndarray, width: int) -> np.ndarray:
     return (mask ^ inside).view(bool)
 
 
-def _box(mask: np.ndarray) -> tuple[slice, slice]:
-    """The smallest box around the foreground, one pixel wider where the image allows."""
+def around(mask: np.ndarray) -> tuple[slice, slice]:
+    """Return the smallest window around the foreground of a mask `(H, W)`, a pixel wider where the image allows."""
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     return np.s_[max(0, y - 1) : y + height + 1, max(0, x - 1) : x + width + 1]
 

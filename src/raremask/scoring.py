@@ -1,0 +1,218 @@
+"""From a network to a split's scores: what is chosen on validation, then frozen, and every image scored with it."""
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_only
+
+from raremask import figures
+from raremask.callbacks import figure_row
+from raremask.data.base import ImageMaskData
+from raremask.data.memory import Shelf
+from raremask.inference import Predictor
+from raremask.metrics.calibration import histogram
+from raremask.metrics.image import image_scores
+from raremask.metrics.overlap import SCORES, pixel_counts, score
+from raremask.module import Segmenter
+from raremask.runfolder import DEFAULT, largest_change, read_table, write_scores, write_text
+from raremask.selection import Choice, Selection, select
+
+SELECTION = "selection.json"  # in a run's folder: what was chosen on validation
+VALIDATION_BYTES = 2**30  # of probabilities that are kept in memory to choose by; more lie in a temporary file
+
+
+def load_weights(module: Segmenter, checkpoint: Path) -> None:
+    """Take the weights of a checkpoint alone: callbacks and loops have no part in scoring."""
+    module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The images of a split, scored.
+
+    Args:
+        indices: Their positions in the split, `n`; fewer than the split has if the trainer was limited.
+        counts: `(n, 4)` pixel counts under the suffix of their columns: `""` and `"_fov"` as selected, the same and
+            `"_default"` at threshold 0.5 without any mending.
+        more: Every further score of each image, by name.
+    """
+
+    indices: list[int]
+    counts: dict[str, np.ndarray]
+    more: list[dict[str, float]]
+
+
+def judge(trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, split: str, selection: Selection) -> Judged:
+    """Score every image of a split at native size, under a selection and at the default threshold.
+
+    Args:
+        trainer: Runs the loop.
+        data: Holds the split.
+        module: Holds the network.
+        split: `val` or `test`.
+        selection: What turns probabilities into masks.
+    """
+    pictures, rows, plain = data.splits[split].pictures, {}, {}
+
+    def counts_of(index: int, prediction: np.ndarray, suffix: str) -> dict[str, list[int]]:
+        picture = pictures[index]
+        mask = picture.native_mask()[0].numpy()
+        counts = {suffix: pixel_counts(prediction, mask)}
+        if picture.valid is not None:
+            counts[f"_fov{suffix}"] = pixel_counts(prediction, mask, picture.native_valid()[0].numpy())
+        return counts
+
+    def receive_plain(index: int, probability: np.ndarray) -> None:
+        plain[index] = counts_of(index, probability > module.threshold, DEFAULT)
+
+    def receive(index: int, probability: np.ndarray) -> None:
+        if selection.views == "none":
+            receive_plain(index, probability)
+        prediction, mask = selection(probability), pictures[index].native_mask()[0].numpy()
+        scores = image_scores(probability, prediction, mask, empty=module.empty)
+        rows[index] = counts_of(index, prediction, "") | plain[index], scores
+
+    if selection.views != "none":
+        _predict(trainer, data, module, split, "none", receive_plain)
+    _predict(trainer, data, module, split, selection.views, receive)
+    merged = _gathered(rows)
+    suffixes = next(iter(merged.values()))[0]
+    counts = {suffix: np.array([row[suffix] for row, _ in merged.values()]) for suffix in suffixes}
+    more = [{name: value for name, value in scores.items() if name not in SCORES} for _, scores in merged.values()]
+    return Judged(list(merged), counts, more)
+
+
+def choose(
+    trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, views: Sequence[str], **candidates: Any
+) -> Choice:
+    """Choose threshold, views and mending on the validation split.
+
+    Args:
+        trainer: Runs the loop.
+        data: Holds the split.
+        module: Holds the network.
+        views: Those that may be chosen, simplest first.
+        **candidates: As in :func:`raremask.selection.select`.
+    """
+    pictures = data.splits["val"].pictures
+    shelf = Shelf(VALIDATION_BYTES)
+    histograms, seen = {}, {}
+    for kind in views:
+        counted, kept = {}, {}
+
+        def receive(index: int, probability: np.ndarray, counted: dict = counted, kept: dict = kept) -> None:
+            counted[index] = histogram(probability, pictures[index].native_mask()[0].numpy())
+            kept[index] = shelf.keep(probability)
+
+        _predict(trainer, data, module, "val", kind, receive)
+        histograms[kind], seen[kind] = np.array(list(_gathered(counted).values())), kept
+
+    def counts_of(selection: Selection) -> np.ndarray:
+        counted = {
+            index: pixel_counts(selection(probability), pictures[index].native_mask()[0].numpy())
+            for index, probability in seen[selection.views].items()
+        }
+        return np.array(list(_gathered(counted).values()))
+
+    return select(histograms, counts_of, empty=module.empty, **candidates)
+
+
+def _predict(
+    trainer: pl.Trainer,
+    data: ImageMaskData,
+    module: Segmenter,
+    split: str,
+    views: str,
+    receive: Callable[[int, np.ndarray], None],
+) -> None:
+    data.predicted, module.views, module.receive = split, views, receive
+    trainer.predict(module, datamodule=data, return_predictions=False)
+
+
+def _gathered(rows: dict[int, Any]) -> dict[int, Any]:
+    """The rows of all processes, by index."""
+    if dist.is_available() and dist.is_initialized():
+        parts: list = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, rows)
+        rows = {index: row for part in parts for index, row in part.items()}
+    return dict(sorted(rows.items()))
+
+
+@rank_zero_only
+def save_choice(folder: Path, choice: Choice, tile: Sequence[int] | None) -> None:
+    """Write what was chosen on validation, how it came about, and that the test split has not been used yet."""
+    facts = choice.facts() | {"tile": None if tile is None else list(tile), "test_uses": 0}
+    write_text(folder / SELECTION, json.dumps(facts, indent=2) + "\n")
+
+
+def load_choice(folder: Path) -> tuple[Selection, Sequence[int] | None]:
+    """Return the selection of a run and its tile; that of threshold 0.5 if it ended before there was one."""
+    if not (folder / SELECTION).is_file():
+        return Selection(), None
+    facts = json.loads((folder / SELECTION).read_text())
+    return Selection(**facts["selection"]), facts["tile"]
+
+
+@rank_zero_only
+def use_test(folder: Path) -> None:
+    """Count that the test split was looked at."""
+    if (folder / SELECTION).is_file():
+        facts = json.loads((folder / SELECTION).read_text())
+        facts["test_uses"] += 1
+        write_text(folder / SELECTION, json.dumps(facts, indent=2) + "\n")
+
+
+def looks_at_test(folder: Path) -> str:
+    """Say how often a run has looked at the test split."""
+    if not (folder / SELECTION).is_file():
+        return "This run has no selection.json, so nobody knows how often it looked at the test split."
+    uses = json.loads((folder / SELECTION).read_text())["test_uses"]
+    return f"This run has looked at the test split {'once' if uses == 1 else f'{uses} times'}."
+
+
+@rank_zero_only
+def write_split(path: Path, data: ImageMaskData, split: str, images: Judged, empty: str) -> None:
+    """Write the table of the images that were scored: all of the split, unless the trainer was limited."""
+    pictures = [data.splits[split].pictures[index] for index in images.indices]
+    names, groups = [picture.name for picture in pictures], [picture.group for picture in pictures]
+    write_scores(path, names, groups, images.counts, empty, images.more)
+
+
+def compare_with_record(table: Path, data: ImageMaskData, images: Judged, split: str, empty: str) -> None:
+    """Write the table of a split; beside the one that the run has left, if the two differ."""
+    if not table.is_file():
+        write_split(table, data, split, images, empty)
+        return
+    again = table.with_stem(f"{table.stem}_again")
+    write_split(again, data, split, images, empty)
+    change = largest_change(table, again)
+    print(f"\nLargest change of a score against {table}: {change:.2g}")
+    if change > 1e-6:
+        warnings.warn(f"The scores differ from the run's own; see {again}. Another device or dataset?", stacklevel=2)
+    else:
+        again.unlink()
+
+
+@rank_zero_only
+def draw(
+    data: ImageMaskData, module: Segmenter, folder: Path, selection: Selection, images: Judged, each: int = 2
+) -> None:
+    """Draw the learning curves, and the worst, median and best images of the test split."""
+    (folder / "figures").mkdir(exist_ok=True)
+    figures.curves(read_table(folder / "metrics.csv")).savefig(folder / "figures" / "curves.png", dpi=120)
+    dice = score(images.counts[""], module.empty)["dice"]
+    order = np.array(images.indices)[np.argsort(np.nan_to_num(dice, nan=1.0), kind="stable")].tolist()
+    middle = max(0, len(order) // 2 - each // 2)
+    chosen = dict.fromkeys(order[:each] + order[middle : middle + each] + order[-each:])
+    predictor = Predictor([module.net], selection.views, module.tile)
+    rows = [figure_row(predictor, selection, data.splits["test"][index], module.empty) for index in chosen]
+    figure = figures.gallery(rows, f"Test images: worst, median, best of {len(order)}")
+    figure.savefig(folder / "figures" / "gallery_test.png", dpi=120)
