@@ -12,6 +12,7 @@ from raremask.metrics.calibration import (
     calibration_scores,
     counts_at,
     histogram,
+    reliability,
 )
 
 levels = arrays.arrays(np.int64, (6, 7), elements=st.integers(0, BINS))
@@ -54,6 +55,20 @@ def test_the_calibration_error_equals_its_definition_group_by_group(level, mask)
         if inside.any():
             expected += inside.mean() * abs(middle[inside].mean() - mask[inside].mean())
     assert calibration_scores(histogram(level / BINS, mask))["ece"] == pytest.approx(expected)
+
+
+@given(levels, masks)
+def test_reliability_is_the_mean_probability_and_the_share_of_foreground_of_each_group(level, mask):
+    said, there = reliability(histogram(level / BINS, mask))
+    middle = (np.maximum(level, 1) - 0.5) / BINS
+    for group in range(GROUPS):
+        inside = ((np.maximum(level, 1) - 1) * GROUPS // BINS) == group
+        if inside.any():
+            assert said[group] == pytest.approx(middle[inside].mean())
+            assert there[group] == pytest.approx(mask[inside].mean())
+        else:
+            assert np.isnan(said[group])
+            assert np.isnan(there[group])
 
 
 def test_what_says_the_truth_is_calibrated_and_what_is_too_sure_is_not():

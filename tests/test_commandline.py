@@ -61,13 +61,31 @@ def test_a_refused_command_leaves_no_run_folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [([], "Which run? Name its folder"), (["run=here"], "here is not the folder of a run"), (["rum=x"], "mean run?")],
+    [
+        ([], "Which run? Name its folder"),
+        (["run=[here,there]"], "here is not the folder of a run"),
+        (["run=here"], "here is not the folder of a run"),
+        (["rum=x"], "mean run?"),
+    ],
 )
 def test_evaluate_asks_for_a_run(tmp_path, arguments, message):
     code, text = answer(tmp_path, *arguments, script="evaluate.py")
     assert code == 2
     assert message in text
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("sumbission=nerve", "sumbission is not a setting. Did you mean submission?"),
+        ("submission.style.order=rows", "Choose first: submission=<choice>"),
+    ],
+)
+def test_a_group_of_which_nothing_is_chosen_is_known_too(tmp_path, arguments, message):
+    code, text = answer(tmp_path, arguments, script="predict.py")
+    assert code == 2
+    assert message in text
 
 
 @pytest.mark.parametrize("arguments", [["dataset.kind=blobs"], ["loss.weights.bce=0.5", "loss.terms.dice.smooth=0"]])

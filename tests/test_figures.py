@@ -1,29 +1,89 @@
 import numpy as np
 import pytest
 
-from raremask.figures import COLOURS, Row, curves, gallery, overlay
+from raremask.figures import PALETTES, Paint, Row, curves, gallery, scores
+
+MASK = np.array([[True, False, True, False]])
+PREDICTION = np.array([[True, True, False, False]])
 
 
-def test_the_overlay_paints_found_green_too_much_red_and_missed_magenta():
-    mask = np.array([[True, False, True, False]])
-    prediction = np.array([[True, True, False, False]])
-    painted = overlay(np.full((1, 4, 3), 90, np.uint8), mask, prediction, opacity=1.0)[0].tolist()
-    assert painted == [list(COLOURS["TP"]), list(COLOURS["FP"]), list(COLOURS["FN"]), [90, 90, 90]]
+@pytest.mark.parametrize("palette", PALETTES)
+def test_found_too_much_and_missed_have_their_colours(palette):
+    painted = Paint(palette, opacity=1.0)(np.full((1, 4, 3), 90, np.uint8), MASK, PREDICTION)[0].tolist()
+    colours = PALETTES[palette]
+    assert painted == [list(colours["TP"]), list(colours["FP"]), list(colours["FN"]), [90, 90, 90]]
+    assert PALETTES["classic"] == {"TP": (0, 200, 0), "FP": (230, 0, 0), "FN": (230, 0, 230)}
+
+
+def test_contours_leave_the_inside_of_a_structure_to_be_seen():
+    mask, prediction = np.zeros((2, 9, 9), bool)
+    mask[1:6, 1:6], prediction[1:6, 1:8] = True, True
+    painted = Paint(contours=True)(np.full((9, 9, 1), 90, np.uint8), mask, prediction)
+    classic = {kind: list(colour) for kind, colour in PALETTES["classic"].items()}
+    assert painted[3].tolist() == [
+        [90, 90, 90],
+        classic["TP"],  # both outlines run down the left side
+        [90, 90, 90],
+        [90, 90, 90],
+        [90, 90, 90],
+        classic["FN"],  # the mask ends here, unnoticed
+        [90, 90, 90],
+        classic["FP"],  # the prediction ends here
+        [90, 90, 90],
+    ]
+
+
+def test_a_mask_that_fills_the_image_has_no_outline():
+    full = np.ones((4, 5), bool)
+    assert (Paint(contours=True)(np.full((4, 5, 1), 90, np.uint8), full, full) == 90).all()
+
+
+def test_an_unknown_palette_is_refused():
+    with pytest.raises(ValueError, match=r"figures.palette must be one of classic, colour_blind; got 'pastel'"):
+        Paint("pastel")
 
 
 def test_an_image_at_the_network_s_size_is_brought_to_the_mask_s():
     mask = np.zeros((20, 30), bool)
-    assert overlay(np.zeros((5, 6, 1), np.uint8), mask, mask).shape == (20, 30, 3)
+    assert Paint()(np.zeros((5, 6, 1), np.uint8), mask, mask).shape == (20, 30, 3)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_gallery_shows_image_truth_and_prediction_of_every_row(channels):
     mask = np.zeros((20, 30), bool)
-    rows = [Row(f"image {i}  Dice 0.500", np.zeros((10, 15, channels), np.uint8), mask, mask) for i in range(3)]
-    figure = gallery(rows, "heading")
+    image = np.zeros((10, 15, channels), np.uint8)
+    figure = gallery([Row(image, mask, [(f"image {i}  Dice 0.500", mask)]) for i in range(3)], "heading")
     assert len(figure.axes) == 9
     assert figure.axes[2].get_title() == "image 0  Dice 0.500"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["found (TP)", "too much (FP)", "missed (FN)"]
+
+
+def test_a_gallery_shows_several_predictions_side_by_side_under_their_names():
+    mask = np.zeros((20, 30), bool)
+    rows = [Row(np.zeros((10, 15, 1), np.uint8), mask, [(f"{i}a", mask), (f"{i}b", mask)]) for i in range(2)]
+    figure = gallery(rows, columns=["dice", "dynamit"])
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["image", "truth", "dice\n0a", "dynamit\n0b", "", "", "1a", "1b"]
+
+
+def test_scores_are_drawn_over_threshold_foreground_and_probability():
+    curve = np.linspace(0, 1, 1000)
+    groups = np.array([0.1, np.nan, 0.9]), np.array([0.2, np.nan, 0.7])
+    figure = scores(curve, 0.3, "dice", np.array([0.01, 0.1, 0.0]), np.array([0.5, 0.7, 1.0]), groups)
+    threshold, size, honest = figure.axes
+    assert [line.get_xdata()[0] for line in threshold.lines[1:]] == [0.5, 0.3]
+    assert np.array_equal(threshold.lines[0].get_xydata()[500], [0.5, curve[500]])
+    with_foreground, empty = (points.get_offsets().tolist() for points in size.collections)
+    assert with_foreground == [[0.01, 0.5], [0.1, 0.7]]
+    assert empty[0][0] < 0.01  # left of all others: a logarithm has no place for 0
+    assert honest.lines[1].get_xydata().tolist() == [[0.1, 0.2], [0.9, 0.7]]
+
+
+@pytest.mark.parametrize("foreground", [[0.0, 0.0], [0.1, 0.2]])
+def test_scores_are_drawn_whether_masks_are_empty_or_not(foreground):
+    dice = np.array([np.nan, 0.5])
+    figure = scores(np.zeros(1000), 0.5, "iou", np.array(foreground), dice, (np.full(15, np.nan),) * 2)
+    figure.canvas.draw()  # nothing here may warn
 
 
 def test_the_curves_leave_out_what_was_not_logged_and_mark_the_switch():

@@ -16,7 +16,7 @@ COMMANDS = re.findall(r"^ {4}python src/(train|evaluate|describe|predict)\.py ?(
 
 
 def test_the_readme_shows_commands():
-    assert len(COMMANDS) == 10
+    assert len(COMMANDS) == 11
 
 
 @pytest.mark.parametrize(("script", "arguments"), COMMANDS, ids=lambda value: value.strip())

@@ -73,11 +73,16 @@ def test_a_run_leaves_behind_what_the_readme_promises(run):
         "per_image_test.csv",
         "per_image_val.csv",
     }
-    assert expected | {"selection.json", "status.json", "tensorboard", "train.log"} == {
+    assert expected | {"model", "selection.json", "status.json", "tensorboard", "train.log"} == {
         path.name for path in folder.iterdir()
     }
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert {path.name for path in (folder / "figures").iterdir()} == {"curves.png", "gallery_test.png"}
+    assert {path.name for path in (folder / "figures").iterdir()} == {
+        "curves.png",
+        "gallery_test.png",
+        "scores.png",
+    }
+    assert {path.name for path in (folder / "model").iterdir()} == {"model.json", "model.safetensors"}
     status = state(folder)
     assert status["state"] == "done"
     assert (status["dataset"], status["model"], status["loss"], status["seed"]) == ("phantom", "unet", "bce_dice", 42)
@@ -245,6 +250,24 @@ def test_no_kind_of_result_is_written_over_or_shared(run, command, tmp_path):
         command("predict.py", f"run={run[0]}", f"images={source}", f"out={tmp_path / 'other'}", "overlays=true")
 
 
+def test_a_model_predicts_without_its_run_and_as_onnx(run, command, tmp_path):
+    shutil.copytree(run[0] / "model", tmp_path / "shipped")
+    model = tmp_path / "shipped"
+    export = [str(ROOT / "scripts" / "export.py"), f"run={model}", "format=onnx"]
+    done = python(*export, env=os.environ | {"PYTHONPATH": "src"}, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "largest difference of a probability: " in done.stdout
+    assert "is there already" in python(*export, env=os.environ | {"PYTHONPATH": "src"}, cwd=ROOT).stderr
+    source = new_images(tmp_path / "new")
+    masks = {}
+    for name, place in (("run", run[0]), ("model", model), ("onnx", model / "model.onnx")):
+        command("predict.py", f"run={place}", f"images={source}", f"out={tmp_path / name}", "probabilities=png")
+        masks[name] = [np.asarray(Image.open(tmp_path / name / f"{index}_probability.png")) for index in range(8, 12)]
+    for index in range(4):
+        assert np.array_equal(masks["run"][index], masks["model"][index])
+        assert np.abs(masks["run"][index].astype(int) - masks["onnx"][index]).max() <= 1
+
+
 def test_several_runs_are_averaged_and_must_go_together(run, train, command, tmp_path, capsys):
     other = train("seed=7", folder="other")
     source = new_images(tmp_path / "new", 1)
@@ -266,7 +289,7 @@ def test_several_runs_are_averaged_and_must_go_together(run, train, command, tmp
         (("images=nowhere", "out=x"), "images=nowhere: name a folder of images"),
         (("images=.",), "Where should the masks go"),
         (("images=.", "out=x", "probabilities=jpg"), "must be png, npz or null"),
-        (("images=.", "out=x", "run=."), "is not the folder of a run"),
+        (("images=.", "out=x", "run=."), "neither the folder of a run, nor of a model"),
     ],
 )
 def test_a_prediction_that_cannot_be_made_is_refused(run, command, arguments, message):
@@ -284,7 +307,7 @@ def test_evaluate_gives_the_same_numbers(run, command, capsys):
     before = (folder / "per_image_test.csv").read_text()
     command("evaluate.py", f"run={folder}")
     assert (folder / "per_image_test.csv").read_text() == before
-    assert f"Largest change of a score against {folder / 'per_image_test.csv'}: 0\n" in capsys.readouterr().out
+    assert "Largest change of a score against per_image_test.csv: 0\n" in capsys.readouterr().out
     assert not list(folder.glob("*_again.csv"))
 
 
@@ -298,6 +321,64 @@ def test_evaluate_leaves_the_run_s_own_table_and_warns_if_it_finds_another(run, 
         command("evaluate.py", f"run={folder}")
     assert table.read_text() == claimed
     assert (folder / "per_image_test_again.csv").read_text() == (run[0] / "per_image_test.csv").read_text()
+
+
+def test_several_runs_are_scored_side_by_side_and_averaged(run, train, command, tmp_path, capsys):
+    other = train("seed=7", folder="other")
+    capsys.readouterr()
+    first, out = tmp_path / "first", tmp_path / "out"
+    shutil.copytree(run[0], first)
+    uses = [json.loads((folder / "selection.json").read_text())["test_uses"] for folder in (first, other)]
+    command("evaluate.py", f"run=[{first},{other}]", f"out={out}")
+    said = capsys.readouterr().out
+    table = said[said.index("Side by side on test") :].splitlines()
+    assert [line.split("  ")[0] for line in table[2:7]] == [
+        "bce_dice 42",
+        "bce_dice 7",
+        "averaged",
+        "all background",
+        "all foreground",
+    ]
+    counts = read_counts(out / "per_image_test.csv")[""]
+    assert float(table[4].split()[1]) == pytest.approx(summary(counts)["dice"], abs=1e-4)
+    for folder, before in zip((first, other), uses, strict=True):  # once by itself, once in the mean
+        assert json.loads((folder / "selection.json").read_text())["test_uses"] == before + 1
+
+    # what is averaged in evaluation is what predict.py would paint
+    data = Phantom(train=12, val=5, test=4, size=(48, 40), channels=3, batch_size=1)
+    for record in (record for record in data.records() if record.split == "test"):
+        saved(tmp_path / "new" / f"{record.name}.png", data.arrays(record)[0])
+    command("predict.py", f"run=[{first},{other}]", f"images={tmp_path / 'new'}", f"out={tmp_path / 'painted'}")
+    painted = [int((np.asarray(Image.open(path)) > 0).sum()) for path in sorted((tmp_path / "painted").iterdir())]
+    assert painted == counts[:, :2].sum(axis=1).tolist()
+
+
+def test_the_same_images_are_drawn_under_several_runs(run, train, command, tmp_path, capsys):
+    other = train("loss=dynamit", "dataset.resize=pad", folder="other")
+    look = ("figure=comparison", "figures.palette=colour_blind", "figures.contours=true")
+    command("evaluate.py", f"run=[{run[0]},{other}]", f"out={tmp_path / 'out'}", *look)
+    said = capsys.readouterr().out
+    assert "Not averaged: the runs differ in dataset.size" in said
+    with Image.open(tmp_path / "out" / "comparison.png") as picture:
+        assert picture.size[0] > 800
+    with pytest.raises(BadInput, match=r"images: there is no first in test; it begins with test_0000"):
+        command("evaluate.py", f"run={run[0]}", "figure=comparison", "images=[first]", f"out={tmp_path / 'out'}")
+
+
+def test_runs_of_other_splits_are_neither_compared_nor_averaged(run, train, command):
+    other = train("dataset.test=5", folder="other")
+    with pytest.raises(BadInput, match=r"have only 4 of 5 test images in common"):
+        command("evaluate.py", f"run=[{run[0]},{other}]")
+
+
+def test_a_network_that_paints_nothing_is_named(train, command):
+    folder = train("dataset.test=6", "trainer.max_epochs=1")
+    weights = checkpoint(folder, "best")
+    weights["state_dict"]["net.head.bias"][:] = -50
+    torch.save(weights, folder / "checkpoints" / "best.ckpt")
+    (folder / "per_image_test.csv").unlink()  # or evaluate would warn of the difference, too
+    with pytest.warns(UserWarning, match=r"6 of 6 masks of images with foreground are empty. The network paints noth"):
+        command("evaluate.py", f"run={folder}")
 
 
 def test_evaluate_names_the_checkpoints_that_there_are(run, command):
@@ -367,7 +448,7 @@ def test_a_debug_run_works_on_the_real_dataset(real_data, tmp_path, dataset):
     assert done.returncode == 0, done.stderr
     assert state(tmp_path)["state"] == "done"
     columns = read_table(tmp_path / "per_image_test.csv")[0]
-    assert ("dice_fov" in columns) == (dataset == "drive")
+    assert ("dice_fov" in columns) == ("nsd_fov" in columns) == (dataset == "drive")
 
 
 # --- splits and leaks -------------------------------------------------------------------------------------------------

@@ -227,5 +227,10 @@ def test_a_good_submission_passes_and_says_so(tmp_path):
     assert not wrong
     assert text.startswith("8 masks read: 50% empty, 0% white, mean 5.47% foreground")
     assert text.endswith("nothing is wrong with it")
+    text, wrong = report(tmp_path / "mine.csv", tmp_path / "sample.csv", "nerve", (4, 4), ["start=0", "order=rows"])
+    assert not wrong  # the last run then ends at the last pixel but one
+    for change in ("start=7", "begin=0"):
+        with pytest.raises(BadInput, match=f"--style {change}: "):
+            report(tmp_path / "mine.csv", tmp_path / "sample.csv", "nerve", (4, 4), [change])
     text, _ = report(tmp_path / "mine.csv", tmp_path / "sample.csv", "nerve", None)
     assert "no --size was given: neither bounds nor shares were looked at" in text

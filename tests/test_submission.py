@@ -1,9 +1,16 @@
+import json
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pycocotools import mask as coco
+from pycocotools.coco import COCO
 
 from raremask import BadInput
-from raremask.runlengths import RunLengths
-from raremask.submission import Submission, collapse, faults
+from raremask.runlengths import RunLengths, compress, to_counts
+from raremask.submission import CocoResults, Submission, faults
 
 MASKS = {"10.tif": np.array([[0, 1], [1, 1]], bool), "9.tif": np.zeros((2, 2), bool), "100.tif": np.ones((2, 2), bool)}
 
@@ -29,20 +36,28 @@ def test_names_that_do_not_do_are_refused():
         Submission(["img", "pixels"], "id", RunLengths())
 
 
-@pytest.mark.parametrize(
-    ("shares", "words"),
-    [
-        ([0, 0, 0, 0], "4 of 4 masks are empty"),
-        ([1, 1, 1, 0.1], "3 of 4 masks are white"),
-        ([0.2, 0.2, 0.2, 0.2], "all 4 masks have the same area"),
-        ([0, 0, 0.1, 0.2], ""),
-        ([0.0, 0.0], ""),
-        ([], ""),
-    ],
-)
-def test_a_collapse_is_named(shares, words):
-    assert collapse(shares).startswith(words)
-    assert bool(collapse(shares)) == bool(words)
+@given(arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))))
+def test_compressed_run_lengths_are_those_of_pycocotools(mask):
+    reference = coco.encode(np.asfortranarray(mask, np.uint8))
+    assert compress(to_counts(mask)) == reference["counts"].decode()
+    assert CocoResults().write(mask) == {"size": reference["size"], "counts": reference["counts"].decode()}
+
+
+def test_results_are_loaded_by_coco_s_own_tools(tmp_path, capsys):
+    results = CocoResults(category=3)
+    (tmp_path / "results.json").write_text(results.of_runs({file: results.write(m) for file, m in MASKS.items()}))
+    truth = COCO()
+    truth.dataset = {"images": [{"id": number} for number in (9, 10, 100)], "categories": [{"id": 3}]}
+    truth.createIndex()
+    loaded = truth.loadRes(str(tmp_path / "results.json"))
+    found = {one["image_id"]: one for one in loaded.dataset["annotations"]}
+    assert found.keys() == {10, 100}  # the empty mask is no object
+    assert {image: (one["area"], list(one["bbox"])) for image, one in found.items()} == {
+        10: (3, [0, 0, 2, 2]),
+        100: (4, [0, 0, 2, 2]),
+    }
+    assert found[10]["category_id"] == 3
+    assert json.loads(results.of_runs({})) == []
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------

@@ -226,20 +226,22 @@ class Progress(TQDMProgressBar):
 
 
 class Panels(Callback):
-    """Shows validation images in TensorBoard: image, truth and prediction, with TP green, FP red, FN magenta.
+    """Shows validation images in TensorBoard: image, truth and prediction, TP green, FP red, FN magenta.
 
     Args:
         every: Epochs between two panels.
         images: How many images, taken evenly from the validation split.
+        palette: Of :class:`raremask.figures.Paint`.
+        contours: Whether outlines are painted instead of areas.
 
     Raises:
-        ValueError: If a number is below 1.
+        ValueError: If a number is below 1, or there is no such palette.
     """
 
-    def __init__(self, every: int = 5, images: int = 4):
+    def __init__(self, every: int = 5, images: int = 4, palette: str = "classic", contours: bool = False):
         if every < 1 or images < 1:
             raise ValueError(f"every and images must be 1 or more; got {every} and {images}")
-        self.every, self.images = every, images
+        self.every, self.images, self.paint = every, images, figures.Paint(palette, contours)
 
     @rank_zero_only
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -254,7 +256,7 @@ class Panels(Callback):
         plain = Selection(module.threshold)
         rows = [figure_row(predictor, plain, dataset[index], module.empty) for index in evenly]
         for board in boards:
-            figure = figures.gallery(rows, f"epoch {trainer.current_epoch + 1}")
+            figure = figures.gallery(rows, f"epoch {trainer.current_epoch + 1}", self.paint)
             board.experiment.add_figure("val/images", figure, trainer.global_step)
 
 
@@ -266,4 +268,5 @@ def figure_row(predictor: Predictor, selection: Selection, sample: dict[str, Any
     dice = score(np.array([pixel_counts(prediction, mask)]), empty)["dice"][0]
     top, left, height, width = sample["box"]
     picture = sample["image"][:, top : top + height, left : left + width]
-    return figures.Row(f"{sample['name']}  Dice {dice:.3f}", picture.numpy().transpose(1, 2, 0), mask, prediction)
+    title = f"{sample['name']}  Dice {dice:.3f}"
+    return figures.Row(picture.numpy().transpose(1, 2, 0), mask, [(title, prediction)])

@@ -23,6 +23,8 @@ from raremask import BadInput
 from raremask.metrics.overlap import EMPTY, SCORES
 
 LEAKS = ("warn", "error", "ignore")
+#: Groups of an entry point of which nothing is chosen at first: the config has no key for them.
+OPEN = {"predict": ("postprocess", "submission"), "evaluate": ("trainer",), "train": ("experiment",)}
 
 
 def job_name(*choices: object) -> str:
@@ -126,7 +128,10 @@ def _unknown_key(error: OmegaConfBaseException) -> str:
     key, parent = str(error.key), error.parent_node
     full = str(error.full_key)
     prefix = full[: -len(key)]
-    close = difflib.get_close_matches(key, [str(sibling) for sibling in parent], n=2, cutoff=0.6)
+    groups = () if prefix else OPEN.get(Path(sys.argv[0]).stem, ())
+    if key in groups:
+        return f"Nothing is chosen from the group {key}, so nothing in it can be changed. Choose first: {key}=<choice>"
+    close = difflib.get_close_matches(key, [*(str(sibling) for sibling in parent), *groups], n=2, cutoff=0.6)
     found = [prefix + sibling for sibling in close]
     if not found:
         root = parent._get_root()
@@ -138,7 +143,8 @@ def _unknown_key(error: OmegaConfBaseException) -> str:
         found = sorted((path for name in close for path in names[name]), key=lambda path: not path.startswith(prefix))
         found = found[:3]
     meant = f" Did you mean {' or '.join(found)}?" if found else ""
-    inside = [str(sibling) for sibling in parent if sibling != "hydra" and not str(sibling).startswith("_")]
+    inside = [*groups]
+    inside += [str(sibling) for sibling in parent if sibling != "hydra" and not str(sibling).startswith("_")]
     return f"{full} is not a setting.{meant}\n{prefix.rstrip('.') or 'The config'} has: {_list(inside)}"
 
 
@@ -213,6 +219,19 @@ def check_dataset(cfg: DictConfig) -> None:
         )
 
 
+def check_evaluate(cfg: DictConfig) -> None:
+    """Refuse an evaluation that cannot be made.
+
+    Raises:
+        BadInput: If a run is not there, or there is no such split or figure.
+    """
+    for run in runs_of(cfg.run):
+        check_run(run)
+    for key, known in (("split", ("val", "test")), ("figure", (None, "comparison"))):
+        if cfg[key] not in known:
+            raise BadInput(f"{key}={cfg[key]} must be {' or '.join(name or 'null' for name in known)}.")
+
+
 def check_predict(cfg: DictConfig) -> None:
     """Refuse a prediction that cannot be made.
 
@@ -220,7 +239,8 @@ def check_predict(cfg: DictConfig) -> None:
         BadInput: If a run or the images are not there, no folder is named for the masks, or a setting is unknown.
     """
     for run in runs_of(cfg.run):
-        check_run(run)
+        if run is None or not Path(run).exists():
+            check_run(run)
     if cfg.images is None or not Path(cfg.images).exists():
         raise BadInput(f"images={cfg.images}: name a folder of images, or one image.")
     if cfg.out is None:

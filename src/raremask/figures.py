@@ -9,11 +9,72 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from raremask.data.leaks import Twins
 
-#: What becomes of a pixel, and its colour in RGB.
-COLOURS = {"TP": (0, 200, 0), "FP": (230, 0, 0), "FN": (230, 0, 230)}
+#: What becomes of a pixel, and its colour in RGB, by the palette's name. The second one is of Okabe and Ito
+#: (https://jfly.uni-koeln.de/color/): its colours differ for colour-blind eyes too.
+PALETTES = {
+    "classic": {"TP": (0, 200, 0), "FP": (230, 0, 0), "FN": (230, 0, 230)},
+    "colour_blind": {"TP": (86, 180, 233), "FP": (213, 94, 0), "FN": (240, 228, 66)},
+}
+NAMES = {"TP": "found (TP)", "FP": "too much (FP)", "FN": "missed (FN)"}
+
+
+@dataclass(frozen=True)
+class Paint:
+    """How predictions are painted over images.
+
+    Args:
+        palette: `classic` (green, red, magenta) or `colour_blind` (sky blue, vermilion, yellow).
+        contours: Whether outlines are painted instead of areas: for thin structures, which areas would cover.
+        opacity: How much of the colour covers the image, in [0, 1]; outlines cover it wholly.
+
+    Raises:
+        ValueError: If there is no such palette.
+    """
+
+    palette: str = "classic"
+    contours: bool = False
+    opacity: float = 0.6
+
+    def __post_init__(self):
+        if self.palette not in PALETTES:
+            raise ValueError(f"figures.palette must be one of {', '.join(PALETTES)}; got {self.palette!r}")
+
+    def __call__(self, image: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+        """Paint true positives, false positives and false negatives over a gray image.
+
+        Of outlines, those of the mask that the prediction's do not cover are false negatives, and so on.
+
+        Args:
+            image: `(h, w, 1 or 3)` uint8; resized to the mask.
+            mask: `(height, width)` boolean.
+            prediction: `(height, width)` boolean.
+
+        Returns:
+            `(height, width, 3)` uint8.
+
+        >>> one = np.array([[True]])
+        >>> Paint(opacity=1)(np.zeros((1, 1, 1), np.uint8), one, one).tolist()
+        [[[0, 200, 0]]]
+        """
+        gray = image.mean(axis=2).astype(np.uint8)
+        gray = cv2.resize(gray, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        painted = np.repeat(gray[..., None], 3, axis=2).astype(np.float32)
+        opacity = self.opacity
+        if self.contours:
+            mask, prediction, opacity = _edge(mask), _edge(prediction), 1.0
+        for kind, where in (("TP", mask & prediction), ("FP", ~mask & prediction), ("FN", mask & ~prediction)):
+            colour = np.array(PALETTES[self.palette][kind], np.float32)
+            painted[where] = (1 - opacity) * painted[where] + opacity * colour
+        return painted.round().astype(np.uint8)
+
+
+def _edge(mask: np.ndarray) -> np.ndarray:
+    """Foreground pixels that touch background; the image's edge is none."""
+    return mask & ~cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1).astype(bool)
 
 
 @dataclass(frozen=True)
@@ -21,39 +82,14 @@ class Row:
     """One image of a gallery.
 
     Args:
-        title: Stands over the prediction.
         image: `(h, w, 1 or 3)` uint8, any size.
         mask: `(height, width)` boolean.
-        prediction: `(height, width)` boolean.
+        predictions: What stands over each prediction, and the prediction, `(height, width)` boolean.
     """
 
-    title: str
     image: np.ndarray
     mask: np.ndarray
-    prediction: np.ndarray
-
-
-def overlay(image: np.ndarray, mask: np.ndarray, prediction: np.ndarray, opacity: float = 0.6) -> np.ndarray:
-    """Paint true positives green, false positives red and false negatives magenta over a gray image.
-
-    Args:
-        image: `(h, w, 1 or 3)` uint8; resized to the mask.
-        mask: `(height, width)` boolean.
-        prediction: `(height, width)` boolean.
-        opacity: How much of the colour covers the image, in [0, 1].
-
-    Returns:
-        `(height, width, 3)` uint8.
-
-    >>> bool(overlay(np.zeros((1, 1, 1), np.uint8), np.array([[True]]), np.array([[True]]), 1.0)[0, 0, 1] == 200)
-    True
-    """
-    gray = image.mean(axis=2).astype(np.uint8)
-    gray = cv2.resize(gray, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    painted = np.repeat(gray[..., None], 3, axis=2).astype(np.float32)
-    for kind, where in (("TP", mask & prediction), ("FP", ~mask & prediction), ("FN", mask & ~prediction)):
-        painted[where] = (1 - opacity) * painted[where] + opacity * np.array(COLOURS[kind], np.float32)
-    return painted.round().astype(np.uint8)
+    predictions: Sequence[tuple[str, np.ndarray]]
 
 
 def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -72,33 +108,91 @@ def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return painted
 
 
-def gallery(rows: Sequence[Row], heading: str = "") -> Figure:
-    """Draw image, truth and prediction side by side, one image to a row.
+def gallery(
+    rows: Sequence[Row], heading: str = "", paint: Paint | None = None, columns: Sequence[str] = ("",)
+) -> Figure:
+    """Draw image, truth and predictions side by side, one image to a row.
 
     Args:
-        rows: What is shown, from top to bottom; at least one.
+        rows: What is shown, from top to bottom; at least one, with as many predictions each as there are `columns`.
         heading: Stands over everything.
+        paint: How predictions are painted.
+        columns: Stands over the predictions of the first row: whose they are.
 
     Returns:
         A figure that belongs to no window; save it with `savefig`.
     """
+    paint = paint or Paint()
     height, width = rows[0].mask.shape
-    figure = Figure(figsize=(6.6, 0.75 + len(rows) * (2.2 * height / width + 0.25)), layout="constrained")
-    axes = figure.subplots(len(rows), 3, squeeze=False)
+    number = 2 + len(columns)
+    figure = Figure(figsize=(2.2 * number, 0.75 + len(rows) * (2.2 * height / width + 0.25)), layout="constrained")
+    axes = figure.subplots(len(rows), number, squeeze=False)
     for line, row in zip(axes, rows, strict=True):
         line[0].imshow(row.image.squeeze(), cmap="gray", vmin=0, vmax=255)
         line[1].imshow(row.mask, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        line[2].imshow(overlay(row.image, row.mask, row.prediction), interpolation="nearest")
-        line[2].set_title(row.title, fontsize=9)
+        for axis, (title, prediction) in zip(line[2:], row.predictions, strict=True):
+            axis.imshow(paint(row.image, row.mask, prediction), interpolation="nearest")
+            axis.set_title(title, fontsize=9)
         for axis in line:
             axis.set_axis_off()
-    for axis, name in zip(axes[0][:2], ("image", "truth"), strict=True):
-        axis.set_title(name, fontsize=9)
-    names = {"TP": "found (TP)", "FP": "too much (FP)", "FN": "missed (FN)"}
-    patches = [Patch(color=np.array(colour) / 255, label=names[kind]) for kind, colour in COLOURS.items()]
+    for axis, name in zip(axes[0], ("image", "truth", *columns), strict=True):
+        axis.set_title("\n".join(part for part in (name, axis.get_title()) if part), fontsize=9)
+    palette = PALETTES[paint.palette]
+    patches = [Patch(color=np.array(colour) / 255, label=NAMES[kind]) for kind, colour in palette.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     if heading:
         figure.suptitle(heading, fontsize=11)
+    return figure
+
+
+def scores(
+    curve: Sequence[float],
+    chosen: float,
+    metric: str,
+    foreground: np.ndarray,
+    dice: np.ndarray,
+    reliability: tuple[np.ndarray, np.ndarray],
+) -> Figure:
+    """Draw what a threshold does to a score, how the Dice depends on the foreground, and what probabilities are worth.
+
+    Args:
+        curve: The score on validation at evenly spaced thresholds from 0 to below 1.
+        chosen: The threshold that was chosen.
+        metric: What the score is called.
+        foreground: `(n,)` true share of foreground of each test image, in [0, 1].
+        dice: `(n,)` Dice of each; NaN where it is left out.
+        reliability: Mean probability and share of foreground of groups of test pixels, NaN where a group is empty.
+
+    Returns:
+        A figure that belongs to no window.
+    """
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    threshold, size, honest = figure.subplots(1, 3)
+    threshold.plot(np.arange(len(curve)) / len(curve), curve, color="#4477aa")
+    threshold.axvline(0.5, color="gray", linestyle=":", label="0.5")
+    threshold.axvline(chosen, color="#cc3311", label=f"chosen: {chosen:g}")
+    threshold.set(title="Validation", xlabel="threshold", ylabel=f"mean {metric}", xlim=(0, 1), ylim=(0, 1))
+    some = foreground > 0
+    if some.any():
+        size.scatter(foreground[some], dice[some], s=14, color="#4477aa", alpha=0.7)
+        size.set_xscale("log")
+        size.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        size.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+        size.xaxis.set_minor_formatter(NullFormatter())
+    if not some.all():
+        least = foreground[some].min() if some.any() else 1.0
+        size.scatter(
+            np.full((~some).sum(), least / 3), dice[~some], s=14, color="#cc3311", alpha=0.5, label="empty mask"
+        )
+    size.set(title="Test images", xlabel="share of foreground", ylabel="Dice", ylim=(-0.02, 1.02))
+    honest.plot([0, 1], [0, 1], color="gray", linestyle=":", label="as it should be")
+    said, there = (values[np.isfinite(reliability[0])] for values in reliability)
+    honest.plot(said, there, marker="o", markersize=4, color="#4477aa", label="test pixels")
+    honest.set(title="Reliability", xlabel="probability", ylabel="share of foreground", xlim=(0, 1), ylim=(0, 1))
+    for axis in (threshold, size, honest):
+        axis.grid(alpha=0.3)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8)
     return figure
 
 

@@ -53,6 +53,7 @@ class Segmenter(LightningModule):
         self.counts_fov = nn.ModuleDict({"val_counts": ImageCounts()})
         #: How `predict_step` looks at images, and who gets what it sees.
         self.views, self.tile = "none", None
+        self.others = nn.ModuleList()  # networks whose probabilities are averaged with this one's
         self.receive: Callable[[int, np.ndarray], None] = lambda index, probability: None
 
     def forward(self, image: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ class Segmenter(LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Hand each image's index and probability `(height, width)` float32, at native size, to `receive`."""
-        probabilities = Predictor([self.net], self.views, self.tile)(batch["image"])
+        probabilities = Predictor([self.net, *self.others], self.views, self.tile)(batch["image"])
         for index, probability, size, box in zip(
             batch["index"].tolist(), probabilities, batch["size"], batch["box"], strict=True
         ):

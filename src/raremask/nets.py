@@ -5,7 +5,7 @@ the same weights give the same answer wherever they are used.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
@@ -56,9 +56,26 @@ def pad_to(image: Tensor, multiple: int) -> Tensor:
     Returns:
         `(B, C, H', W')` with H' >= H and W' >= W.
     """
-    height, width = image.shape[-2:]
-    below, right = (max(2 * multiple, -(-side // multiple) * multiple) - side for side in (height, width))
-    return F.pad(image, (0, right, 0, below), mode="replicate") if below or right else image
+    return _repeated(image, (-side % multiple + (multiple if side <= multiple else 0) for side in image.shape[-2:]))
+
+
+def crop_to(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Take off what :func:`pad_to` has added to `(B, C, H', W')`: give `(B, C, *size)`."""
+    if torch.compiler.is_exporting():
+        return _repeated(logits, (side - padded for side, padded in zip(size, logits.shape[-2:], strict=True)))
+    return logits[..., : size[0], : size[1]]
+
+
+def _repeated(image: Tensor, more: Iterable[int]) -> Tensor:
+    """Repeat the right and lower edge, or take it off, by index.
+
+    In an exported network even by nothing: a branch, or a slice, would tie the file to one size.
+    """
+    for dimension, pixels in zip((-2, -1), more, strict=True):
+        if torch.compiler.is_exporting() or pixels:
+            side = image.shape[dimension]
+            image = image.index_select(dimension, torch.arange(side + pixels, device=image.device).clamp(max=side - 1))
+    return image
 
 
 NORMS = {
@@ -131,7 +148,6 @@ class UNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits `(B, 1, H, W)` of `image` `(B, C, H, W)` in [0, 1]."""
-        height, width = image.shape[-2:]
         features = pad_to(self.standardize(image), self.multiple)
         skips = []
         for level, convolutions in enumerate(self.down):
@@ -140,7 +156,7 @@ class UNet(nn.Module):
         features = self.dropout(skips.pop())
         for up, merge in zip(self.up, self.merge, strict=True):
             features = merge(torch.cat([skips.pop(), up(features)], dim=1))
-        return self.head(features)[..., :height, :width]
+        return crop_to(self.head(features), image.shape[-2:])
 
 
 def _two_convolutions(before: int, width: int, norm: str) -> nn.Sequential:
@@ -198,8 +214,7 @@ class EncoderDecoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits `(B, 1, H, W)` of `image` `(B, C, H, W)` in [0, 1]."""
-        height, width = image.shape[-2:]
-        return self.net(pad_to(self.standardize(image), self.multiple))[..., :height, :width]
+        return crop_to(self.net(pad_to(self.standardize(image), self.multiple)), image.shape[-2:])
 
 
 def _from_smp(architecture: str, encoder: str, weights: str | None, in_channels: int) -> nn.Module:

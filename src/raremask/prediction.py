@@ -4,23 +4,25 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from raremask import BadInput, figures
+from raremask.collapse import collapse
 from raremask.data.base import fit
 from raremask.data.pairing import pictures_of
 from raremask.data.readers import read_image, write_image
 from raremask.inference import Predictor, predict
 from raremask.postprocess import Step
 from raremask.runfolder import write_text
-from raremask.submission import Submission, collapse
-
-TABLE = "submission.csv"
+from raremask.selection import together
+from raremask.shipped import Shipped
+from raremask.submission import CocoResults, Submission
 
 
 @dataclass(frozen=True)
@@ -29,21 +31,13 @@ class Painter:
 
     Args:
         predictor: Gives probabilities; in evaluation mode, on its device.
-        threshold: Foreground is what is more probable.
+        model: How images are prepared, and the threshold.
         mend: Applied to the mask after that.
-        size: The network's height and width in pixels; None takes each image as it is.
-        resize: `stretch` or `pad`.
-        channels: 1 or 3.
-        bits: In use in 16-bit images.
     """
 
     predictor: Predictor
-    threshold: float
+    model: Shipped
     mend: Step
-    size: Sequence[int] | None
-    resize: str
-    channels: int
-    bits: int = 16
 
     def __call__(self, file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return image `(h, w, C)` uint8, probability `(h, w)` float32 and mask `(h, w)` boolean, at native size.
@@ -51,12 +45,54 @@ class Painter:
         Raises:
             BadInput: If the image cannot be read.
         """
-        image = read_image(file, self.channels, self.bits)
+        image = read_image(file, self.model.channels, self.model.bits)
         native = image.shape[:2]
-        fitted, box = fit(image, tuple(self.size or native), self.resize)
+        fitted, box = fit(image, tuple(self.model.size or native), self.model.resize)
         pixels = torch.from_numpy(fitted.transpose(2, 0, 1).copy()).float().div(255)
         probability = predict(self.predictor, pixels, native, box).numpy()
-        return image, probability, self.mend(probability > self.threshold)
+        return image, probability, self.mend(probability > self.model.selection.threshold)
+
+
+def painter(
+    models: Sequence[Shipped],
+    nets: Sequence[nn.Module],
+    device: str = "auto",
+    threshold: float | None = None,
+    views: str | None = None,
+    mend: Step | None = None,
+) -> Painter:
+    """Put models together whose probabilities are averaged.
+
+    Args:
+        models: What there is to know about each; of several, see :func:`~raremask.selection.together`.
+        nets: Their networks, with their weights.
+        device: `cpu`, `cuda` or `auto`.
+        threshold: Instead of the chosen one.
+        views: Instead of the chosen ones.
+        mend: Instead of the chosen steps.
+
+    Raises:
+        BadInput: If the models prepare images differently.
+    """
+    first = models[0]
+    if len({(str(one.size), one.resize, one.channels, one.bits) for one in models}) > 1:
+        raise BadInput("runs that predict together must have the same dataset.size, resize, channels and bits.")
+    selection = together([model.selection for model in models])
+    selection = replace(
+        selection,
+        threshold=selection.threshold if threshold is None else threshold,
+        views=views or selection.views,
+    )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    words = (
+        selection.words()
+        if mend is None
+        else f"threshold {selection.threshold:g}, views {selection.views}, other steps"
+    )
+    print(f"{len(nets)} network{'s' * (len(nets) > 1)}; {words}; {device}")
+    predictor = Predictor(nets, selection.views, first.tile).to(device).eval()
+    return Painter(predictor, replace(first, selection=selection), mend or selection.mend())
 
 
 def predict_files(
@@ -65,7 +101,7 @@ def predict_files(
     out: Path,
     probabilities: str | None = None,
     overlays: bool = False,
-    submission: Submission | None = None,
+    submission: Submission | CocoResults | None = None,
     overwrite: bool = False,
 ) -> int:
     """Write a mask for each image: PNG, 0 and 255, at native size.
@@ -76,20 +112,20 @@ def predict_files(
         out: Folder for the masks, named like their image.
         probabilities: Also write these, as `png` (16 bits) or `npz` (float16).
         overlays: Also write the image with the outline of its mask.
-        submission: Also write a competition's table.
+        submission: Also write a competition's file.
         overwrite: Whether files may be written over.
 
     Returns:
         How many images could not be read; they are named, and the others are done.
 
     Raises:
-        BadInput: If there is no image, two results would have one name, or one is there already; before anything is
-            written.
+        BadInput: If there is no image, two results would have one name, one is there already, or an image's name
+            does not do for the submission; before anything is written.
     """
     files = [source] if source.is_file() else pictures_of(source)
     endings = [".png"] + [f"_probability.{probabilities}"] * (probabilities is not None) + ["_overlay.png"] * overlays
     results = [out / f"{file.stem}{ending}" for file in files for ending in endings]
-    results += [out / TABLE] * (submission is not None)
+    results += [out / submission.file] if submission else []
     if len(set(results)) < len(results):
         raise BadInput(
             f"{source}: names of images must differ in more than their suffix, or two results would share one."
@@ -97,6 +133,8 @@ def predict_files(
     there = [path for path in results if path.exists()]
     if there and not overwrite:
         raise BadInput(f"{there[0]} and {len(there) - 1} more are there; choose another out=, or overwrite=true.")
+    if submission is not None:
+        submission.names(file.name for file in files)
     out.mkdir(parents=True, exist_ok=True)
     broken, shares, written = [], [], {}
     for file in tqdm(files, desc="Predicting", leave=False, disable=None):
@@ -114,10 +152,10 @@ def predict_files(
         if overlays:
             write_image(out / f"{file.stem}_overlay.png", figures.outlined(image, mask))
         if submission is not None:
-            written[file.name] = submission.style.write(mask)
+            written[file.name] = submission.write(mask)
     if submission is not None:
-        write_text(out / TABLE, submission.of_runs(written))
-    print(f"{len(shares)} masks in {os.path.relpath(out)}" + (f", and {TABLE}" if submission else ""))
+        write_text(out / submission.file, submission.of_runs(written))
+    print(f"{len(shares)} masks in {os.path.relpath(out)}" + (f", and {submission.file}" if submission else ""))
     if warning := collapse(shares):
         warnings.warn(warning, stacklevel=2)
     if broken:

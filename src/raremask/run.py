@@ -1,12 +1,10 @@
 """From a config to objects, and from objects to a run: the only room that instantiates."""
 
 import json
-import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,41 +19,38 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from raremask import BadInput, description
+from raremask import BadInput, __version__, description, evaluation, shipped
 from raremask.callbacks import LossSwitch, Progress
 from raremask.commandline import runs_of
 from raremask.data import splits
 from raremask.data.base import ImageMaskData
-from raremask.inference import Predictor
+from raremask.evaluation import Finished
+from raremask.figures import Paint, gallery
 from raremask.module import Segmenter
-from raremask.prediction import Painter, predict_files
+from raremask.prediction import painter, predict_files
 from raremask.runfolder import (
-    BEST,
     DEFAULT,
-    beside_baselines,
-    format_scores,
-    read_counts,
     status,
     summaries,
     write_text,
 )
 from raremask.scoring import (
     choose,
-    compare_with_record,
     draw,
     judge,
     load_choice,
     load_weights,
-    looks_at_test,
     save_choice,
     use_test,
     write_split,
 )
 from raremask.selection import Selection
+from raremask.shipped import Shipped
+from raremask.terminal import quieten, say_what_came_out, say_what_starts, warn_of_empty_masks
 
 SPLIT = "split.csv"  # in a run's folder: the split of every image
 AUTO = "auto.json"  # in a run's folder: the values that stood for `auto`
-MANY_EMPTY = 0.2  # share of empty training masks from which a loss that learns nothing from them deserves a word
+NETWORKS = ("raremask.nets", "segmentation_models_pytorch")  # what a model from elsewhere may be made of
 
 
 def train(cfg: DictConfig) -> float:
@@ -70,7 +65,7 @@ def train(cfg: DictConfig) -> float:
     Raises:
         BadInput: If the data, the device or the folder does not allow it; before training starts.
     """
-    _quieten()
+    quieten()
     if cfg.resume:
         cfg = _resumed(cfg)
     folder = Path(cfg.folder)
@@ -92,8 +87,9 @@ def train(cfg: DictConfig) -> float:
         if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
             raise BadInput("A multirun trains with one process per job. With trainer=ddp, start its jobs one by one.")
         for loss in (module.loss, *(callback.loss for callback in callbacks if isinstance(callback, LossSwitch))):
-            _warn_of_empty_masks(loss, data.empty_share())
-        _say_what_starts(data, module, trainer, names, folder)
+            warn_of_empty_masks(loss, data.empty_share())
+        auto = json.loads((folder / AUTO).read_text()) if (folder / AUTO).is_file() else {}
+        say_what_starts(data, module, trainer, names, auto, folder)
         trainer.fit(module, datamodule=data, ckpt_path=last if cfg.resume else None, weights_only=True)
 
         trainer.loggers = []  # the curves end here: the scores of the best checkpoint are no further epoch
@@ -106,47 +102,64 @@ def train(cfg: DictConfig) -> float:
         for split, images in judged.items():
             write_split(folder / f"per_image_{split}.csv", data, split, images, module.empty)
         use_test(folder)
-        draw(data, module, folder, choice.selection, judged["test"])
+        draw(data, module, folder, choice, judged["test"], Paint(**cfg.figures))
         scores = {split: summaries(images.counts, module.empty) for split, images in judged.items()}
         monitored = scores["val"][f"{cfg.monitor.removeprefix('val/')}{DEFAULT}"]
+        _ship(folder, cfg, module, choice.selection, names, scores)
         log_results(loggers, cfg, names, scores["test"], monitored, trainer.current_epoch)
-        _say_what_came_out(folder, module.empty)
+        say_what_came_out(folder, module.empty, judged["test"])
     return monitored
 
 
 def evaluate(cfg: DictConfig) -> float:
-    """Rebuild a run from its config and checkpoint, and score one split again.
+    """Rebuild runs from their config and checkpoint, and score one split again.
 
     Args:
         cfg: The composed `conf/evaluate.yaml`.
 
     Returns:
-        The mean Dice over the images of the split.
+        The mean Dice over the images of the split; of the first run, if there are several.
+
+    Raises:
+        BadInput: If a checkpoint is not there, or several runs do not have the same images in the split.
     """
-    _quieten()
-    folder = Path(cfg.run)
-    saved = load_config(folder)
-    if "trainer" in cfg:
-        saved.trainer = cfg.trainer
-    checkpoint = folder / "checkpoints" / f"{cfg.checkpoint}.ckpt"
-    if not checkpoint.is_file():
-        present = ", ".join(sorted(path.stem for path in checkpoint.parent.glob("*.ckpt"))) or "none"
-        raise BadInput(f"There is no {checkpoint}. Checkpoints in this run: {present}.")
-    data, module = build(saved)
-    trainer = build_trainer(saved.trainer, callbacks=[Progress()], logger=False, enable_checkpointing=False)
-    load_weights(module, checkpoint)
-    selection, module.tile = load_choice(folder)
-    images = judge(trainer, data, module, cfg.split, selection)
-    if cfg.split == "test":
-        use_test(folder)
-    name = cfg.split if cfg.checkpoint == "best" else f"{cfg.split}_{cfg.checkpoint}"
-    if trainer.is_global_zero:
-        print(f"Mean over images at native size (an empty mask left empty counts as: {module.empty})")
-        rows = beside_baselines(images.counts, module.empty)
-        print(format_scores({f"{cfg.split}, {cfg.checkpoint}.ckpt": rows.pop(BEST), **rows}))
-        print(looks_at_test(folder))
-        compare_with_record(folder / f"per_image_{name}.csv", data, images, cfg.split, module.empty)
-    return summaries(images.counts, module.empty)["dice"]
+    quieten()
+    runs = _finished([Path(run) for run in runs_of(cfg.run)], cfg.checkpoint)
+    evaluation.same_images(runs, cfg.split)
+    parts = cfg.trainer if "trainer" in cfg else load_config(runs[0].folder).trainer
+    trainer = build_trainer(parts, callbacks=[Progress()], logger=False, enable_checkpointing=False)
+    judged = [evaluation.score_again(trainer, run, cfg.split, cfg.checkpoint) for run in runs]
+    out = Path(cfg.out)
+    if len(runs) > 1:
+        evaluation.side_by_side(trainer, runs, judged, cfg.split, out)
+    if cfg.figure == "comparison" and trainer.is_global_zero:
+        rows = evaluation.comparison(runs, judged, cfg.split, cfg.images)
+        figure = gallery(rows, "", Paint(**cfg.figures), [run.name for run in runs])
+        out.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out / "comparison.png", dpi=120)
+        print(f"Picture: {os.path.relpath(out)}/comparison.png")
+    return summaries(judged[0].counts, runs[0].module.empty)["dice"]
+
+
+def _finished(folders: Sequence[Path], checkpoint: str) -> list[Finished]:
+    """Open runs; what was read for one serves the next, if it has the same images."""
+    saved = [load_config(folder) for folder in folders]
+    choices = [_choices(folder) | {"seed": cfg.seed} for folder, cfg in zip(folders, saved, strict=True)]
+    names = evaluation.short_names(folders, choices)
+    runs: list[Finished] = []
+    read: dict[str, ImageMaskData] = {}
+    for folder, name, cfg in zip(folders, names, saved, strict=True):
+        file = folder / "checkpoints" / f"{checkpoint}.ckpt"
+        if not file.is_file():
+            present = ", ".join(sorted(path.stem for path in file.parent.glob("*.ckpt"))) or "none"
+            raise BadInput(f"There is no {file}. Checkpoints in this run: {present}.")
+        images = OmegaConf.to_yaml(cfg.dataset, resolve=True) + (folder / SPLIT).read_text()
+        data, module = build(cfg, data=read.get(images))
+        read[images] = data
+        load_weights(module, file)
+        selection, module.tile = load_choice(folder)
+        runs.append(Finished(folder, name, data, module, selection))
+    return runs
 
 
 def describe(cfg: DictConfig) -> None:
@@ -171,48 +184,37 @@ def predict(cfg: DictConfig) -> int:
     Raises:
         BadInput: If runs do not go together, there is no image, or a file would be written over; before anything is.
     """
-    _quieten()
-    runs = [Path(run) for run in runs_of(cfg.run)]
-    saved = [load_config(run) for run in runs]
-    size, resize, channels = (saved[0].dataset[key] for key in ("size", "resize", "channels"))
-    if any((one.dataset.size, one.dataset.resize, one.dataset.channels) != (size, resize, channels) for one in saved):
-        raise BadInput("runs that predict together must have the same dataset.size, resize and channels.")
-    selection, tile = _selected(cfg, runs)
-    device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    nets = [_network(one, run / "checkpoints" / f"{cfg.checkpoint}.ckpt") for one, run in zip(saved, runs, strict=True)]
-    paint = Painter(
-        predictor=Predictor(nets, selection.views, tile).to(device).eval(),
-        threshold=selection.threshold,
-        mend=instantiate(cfg.postprocess) if "postprocess" in cfg else selection.mend(),
-        size=size,
-        resize=resize,
-        channels=channels,
-        bits=saved[0].dataset.get("bits", 16),
-    )
+    quieten()
+    places = [shipped.find(Path(run)) for run in runs_of(cfg.run)]
+    models = [shipped.read(place) for place in places]
+    nets = [network(place, model) for place, model in zip(places, models, strict=True)]
+    mend = instantiate(cfg.postprocess) if "postprocess" in cfg else None
+    paint = painter(models, nets, cfg.device, cfg.threshold, cfg.views, mend)
     submission = instantiate(cfg.submission) if "submission" in cfg else None
-    words = selection.words() + ("; then other steps" if "postprocess" in cfg else "")
-    print(f"{len(nets)} network{'s' * (len(nets) > 1)}; {words}; {device}")
     source, out = Path(cfg.images), Path(cfg.out)
     return predict_files(paint, source, out, cfg.probabilities, cfg.overlays, submission, cfg.overwrite)
 
 
-def _selected(cfg: DictConfig, runs: Sequence[Path]) -> tuple[Selection, Sequence[int] | None]:
-    """What the runs chose on validation: of several the mean threshold, and the first one's views and mending."""
-    choices = [load_choice(run) for run in runs]
-    selection, tile = choices[0]
-    threshold = float(np.mean([choice.threshold for choice, _ in choices])) if cfg.threshold is None else cfg.threshold
-    return replace(selection, threshold=threshold, views=cfg.views or selection.views), tile
+def network(place: Path, model: Shipped) -> nn.Module:
+    """Make the network of a model, with its weights.
 
+    It may have come from someone else: nothing but a network is made.
 
-def _network(cfg: DictConfig, checkpoint: Path) -> nn.Module:
-    """The network of a run, with the weights of a checkpoint."""
-    if not checkpoint.is_file():
-        present = ", ".join(sorted(path.stem for path in checkpoint.parent.glob("*.ckpt"))) or "none"
-        raise BadInput(f"There is no {checkpoint}. Checkpoints in this run: {present}.")
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    net = instantiate(cfg.model)
-    net.load_state_dict({key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")})
-    return net
+    Args:
+        place: Of :func:`raremask.shipped.find`.
+        model: Of :func:`raremask.shipped.read`.
+
+    Raises:
+        BadInput: If it names another class than that of a network, or the weights do not fit.
+    """
+    if place.is_file():
+        return shipped.OnnxNet(place)
+    arguments = dict(model.network)
+    target = str(arguments.pop("_target_", None))
+    kind = get_class(target) if target.startswith(NETWORKS) else object
+    if not (issubclass(kind, nn.Module) and kind.__module__.startswith(NETWORKS)):  # raremask.nets.torch is a way out
+        raise BadInput(f"{place}: a network is made by a class in {' or '.join(NETWORKS)}; got {target}.")
+    return shipped.load_weights(place, kind(**arguments))
 
 
 def load_config(folder: Path) -> DictConfig:
@@ -228,18 +230,21 @@ def load_config(folder: Path) -> DictConfig:
     return cfg
 
 
-def build(cfg: DictConfig, folder: Path | None = None) -> tuple[ImageMaskData, Segmenter]:
+def build(
+    cfg: DictConfig, folder: Path | None = None, data: ImageMaskData | None = None
+) -> tuple[ImageMaskData, Segmenter]:
     """Make the data, read and checked, and the module that holds network, loss, optimiser and scheduler.
 
     Args:
         cfg: The run's config. Values `auto` in its losses are replaced by what the training split says.
         folder: Where to write the split and these values, if there are any; :func:`load_config` takes them from there.
+        data: What was made of the same settings before; None reads the images.
 
     Raises:
         BadInput: If images cannot be used, or the monitored score needs a field of view and the dataset has none.
     """
     pl.seed_everything(cfg.seed, verbose=False)
-    data = build_data(cfg)
+    data = data or build_data(cfg)
     if cfg.monitor.endswith("_fov") and data.splits["val"].pictures[0].valid is None:
         raise BadInput(f"monitor={cfg.monitor} needs a field of view, and this dataset has none. Use monitor=val/dice.")
     if data.empty_share() == 1:
@@ -347,6 +352,35 @@ def _cpu_computes_in(precision: str) -> bool:
 
 
 @rank_zero_only
+def _ship(
+    folder: Path,
+    cfg: DictConfig,
+    module: Segmenter,
+    selection: Selection,
+    names: dict[str, Any],
+    scores: dict[str, dict[str, float]],
+) -> None:
+    """Write the model as it is handed on."""
+    network = OmegaConf.to_container(cfg.model, resolve=True)
+    if "encoder_weights" in network:
+        network["encoder_weights"] = None  # they are among the weights; nothing is fetched again
+    versions = {"raremask": __version__, "torch": torch.__version__}
+    reached = {
+        split: {name: value for name, value in row.items() if np.isfinite(value)} for split, row in scores.items()
+    }
+    Shipped(
+        network=network,
+        size=None if cfg.dataset.size is None else list(cfg.dataset.size),
+        resize=cfg.dataset.resize,
+        channels=cfg.dataset.channels,
+        bits=cfg.dataset.get("bits", 16),
+        selection=selection,
+        tile=None if module.tile is None else list(module.tile),
+        provenance={"run": folder.name, **names, "versions": versions, "scores": reached},
+    ).write(folder / "model", module.net)
+
+
+@rank_zero_only
 def log_results(
     loggers: list[Logger],
     cfg: DictConfig,
@@ -398,60 +432,3 @@ def _choices(folder: Path) -> dict[str, str]:
         for group, choice in hydra.runtime.choices.items()
         if choice is not None and not group.startswith("hydra")
     }
-
-
-def _quieten() -> None:
-    """Leave on the terminal what a user can act on."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # says which devices it sees; we say which one is used
-    for message in (
-        ".*does not have many workers.*",  # the number of workers is a setting, with its reason in the config
-        ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
-        ".*smaller than the logging interval.*",  # nothing is logged per step
-        ".*It is recommended to use .self.log.*sync_dist=True.*",  # scores are gathered before they are logged
-        "predict returned None.*",  # each image is handed on as soon as it is seen; a whole split would not fit
-        ".*isinstance.treespec, LeafSpec.* is deprecated.*",  # Lightning 2.6 calling PyTorch 2.15
-    ):
-        warnings.filterwarnings("ignore", message=message)
-
-
-@rank_zero_only
-def _warn_of_empty_masks(loss: nn.Module, share: float) -> None:
-    if share > MANY_EMPTY and not getattr(loss, "learns_from_empty", True):
-        warnings.warn(
-            f"{share:.0%} of the training masks are empty, and a batch without foreground (for losses per image, an "
-            f"image) teaches {type(loss).__name__} nothing: false positives cost nothing there. Compare with "
-            "loss=bce_dice, which does learn from it.",
-            stacklevel=3,
-        )
-
-
-@rank_zero_only
-def _say_what_starts(
-    data: ImageMaskData, module: Segmenter, trainer: pl.Trainer, names: dict[str, Any], folder: Path
-) -> None:
-    parameters = sum(parameter.numel() for parameter in module.net.parameters())
-    device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    splits = ", ".join(f"{len(pictures)} {split}" for split, pictures in data.splits.items())
-    masks = [picture.mask for split in data.splits.values() for picture in split.pictures]
-    auto = json.loads((folder / AUTO).read_text()) if (folder / AUTO).is_file() else {}
-    found = "".join(f"; {path} {value:.4g}" for path, value in auto.items())
-    print(
-        f"\n{names['dataset']}: {splits}; foreground {np.mean([mask.mean() for mask in masks]):.2%}, "
-        f"{np.mean([not mask.any() for mask in masks]):.0%} of the masks empty\n"
-        f"split: {data.split.words}\n"
-        f"{names['model']}, {parameters / 1e6:.2f} M parameters; loss {names['loss']}{found}; seed {names['seed']}; "
-        f"{name}, {trainer.precision}\n{os.path.relpath(folder)}\n"
-    )
-
-
-@rank_zero_only
-def _say_what_came_out(folder: Path, empty: str) -> None:
-    counts = read_counts(folder / "per_image_test.csv")
-    selection, _ = load_choice(folder)
-    print(f"\nTest, mean over images at native size (an empty mask left empty counts as: {empty})")
-    print(format_scores(beside_baselines(counts, empty)))
-    print(f"\nChosen on validation: {selection.words()}. {looks_at_test(folder)}")
-    folder = os.path.relpath(folder)
-    print(f"\nPictures: {folder}/figures\nCurves:   tensorboard --logdir {folder}\n")

@@ -17,29 +17,27 @@ from raremask.metrics.overlap import COUNTS, baselines, score, summary
 BEST, PLAIN = "best checkpoint", "at threshold 0.5"  # rows of a summary
 DEFAULT = "_default"  # of columns: at threshold 0.5, without mending
 SUFFIXES = ("", "_fov", DEFAULT, f"_fov{DEFAULT}")
-#: Columns that hold names, whatever they look like.
-TEXT = (
-    "image",
-    "group",
-    "split",
-    "twin",
-    "twin_group",
-    "twin_split",
-)  # columns of words, even if they look like numbers
+#: Columns that hold names, even if they look like numbers.
+TEXT = ("image", "group", "split", "twin", "twin_group", "twin_split")
 
 #: The scores of a table on the terminal.
 SHOWN = ("dice", "iou", "precision", "recall", "dice_pooled", "dice_fov")
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file through a temporary one, so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
+    with partial.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, UTF-8, in the same way; line ends stay as they are."""
+    write_bytes(path, text.encode())
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

@@ -1,7 +1,6 @@
 """From a network to a split's scores: what is chosen on validation, then frozen, and every image scored with it."""
 
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,11 @@ from raremask.callbacks import figure_row
 from raremask.data.base import ImageMaskData
 from raremask.data.memory import Shelf
 from raremask.inference import Predictor
-from raremask.metrics.calibration import histogram
+from raremask.metrics.calibration import histogram, reliability
 from raremask.metrics.image import image_scores
 from raremask.metrics.overlap import SCORES, pixel_counts, score
 from raremask.module import Segmenter
-from raremask.runfolder import DEFAULT, largest_change, read_table, write_scores, write_text
+from raremask.runfolder import DEFAULT, read_table, write_scores, write_text
 from raremask.selection import Choice, Selection, select
 
 SELECTION = "selection.json"  # in a run's folder: what was chosen on validation
@@ -42,12 +41,20 @@ class Judged:
         indices: Their positions in the split, `n`; fewer than the split has if the trainer was limited.
         counts: `(n, 4)` pixel counts under the suffix of their columns: `""` and `"_fov"` as selected, the same and
             `"_default"` at threshold 0.5 without any mending.
-        more: Every further score of each image, by name.
+        more: Every further score of each image, by name; inside the field of view under names that end in `_fov`.
+        counted: `(2, BINS)` histogram of all their probabilities.
     """
 
     indices: list[int]
     counts: dict[str, np.ndarray]
     more: list[dict[str, float]]
+    counted: np.ndarray
+
+    def shares(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the share of foreground of each prediction and of each mask, `(n,)`."""
+        tp, fp, fn, _ = self.counts[""].T
+        pixels = self.counts[""].sum(axis=1)
+        return (tp + fp) / pixels, (tp + fn) / pixels
 
 
 def judge(trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, split: str, selection: Selection) -> Judged:
@@ -76,18 +83,22 @@ def judge(trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, split: st
     def receive(index: int, probability: np.ndarray) -> None:
         if selection.views == "none":
             receive_plain(index, probability)
-        prediction, mask = selection(probability), pictures[index].native_mask()[0].numpy()
+        picture, prediction = pictures[index], selection(probability)
+        mask = picture.native_mask()[0].numpy()
         scores = image_scores(probability, prediction, mask, empty=module.empty)
-        rows[index] = counts_of(index, prediction, "") | plain[index], scores
+        if picture.valid is not None:
+            inside = image_scores(probability, prediction, mask, picture.native_valid()[0].numpy(), module.empty)
+            scores |= {f"{name}_fov": value for name, value in inside.items() if name not in SCORES}
+        rows[index] = counts_of(index, prediction, "") | plain[index], scores, histogram(probability, mask)
 
     if selection.views != "none":
         _predict(trainer, data, module, split, "none", receive_plain)
     _predict(trainer, data, module, split, selection.views, receive)
     merged = _gathered(rows)
     suffixes = next(iter(merged.values()))[0]
-    counts = {suffix: np.array([row[suffix] for row, _ in merged.values()]) for suffix in suffixes}
-    more = [{name: value for name, value in scores.items() if name not in SCORES} for _, scores in merged.values()]
-    return Judged(list(merged), counts, more)
+    counts = {suffix: np.array([row[suffix] for row, _, _ in merged.values()]) for suffix in suffixes}
+    more = [{name: value for name, value in scores.items() if name not in SCORES} for _, scores, _ in merged.values()]
+    return Judged(list(merged), counts, more, sum(counted for _, _, counted in merged.values()))
 
 
 def choose(
@@ -186,33 +197,42 @@ def write_split(path: Path, data: ImageMaskData, split: str, images: Judged, emp
     write_scores(path, names, groups, images.counts, empty, images.more)
 
 
-def compare_with_record(table: Path, data: ImageMaskData, images: Judged, split: str, empty: str) -> None:
-    """Write the table of a split; beside the one that the run has left, if the two differ."""
-    if not table.is_file():
-        write_split(table, data, split, images, empty)
-        return
-    again = table.with_stem(f"{table.stem}_again")
-    write_split(again, data, split, images, empty)
-    change = largest_change(table, again)
-    print(f"\nLargest change of a score against {table}: {change:.2g}")
-    if change > 1e-6:
-        warnings.warn(f"The scores differ from the run's own; see {again}. Another device or dataset?", stacklevel=2)
-    else:
-        again.unlink()
-
-
 @rank_zero_only
 def draw(
-    data: ImageMaskData, module: Segmenter, folder: Path, selection: Selection, images: Judged, each: int = 2
+    data: ImageMaskData,
+    module: Segmenter,
+    folder: Path,
+    choice: Choice,
+    images: Judged,
+    paint: figures.Paint,
+    each: int = 2,
 ) -> None:
-    """Draw the learning curves, and the worst, median and best images of the test split."""
-    (folder / "figures").mkdir(exist_ok=True)
-    figures.curves(read_table(folder / "metrics.csv")).savefig(folder / "figures" / "curves.png", dpi=120)
+    """Draw the learning curves, the scores, and the worst, median and best images of the test split.
+
+    Args:
+        data: Holds the images.
+        module: Holds the network.
+        folder: Of the run; the pictures go to `figures`.
+        choice: What was chosen on validation.
+        images: The scores of the test split.
+        paint: How predictions are painted.
+        each: How many of the worst, the median and the best images.
+    """
+    selection = choice.selection
     dice = score(images.counts[""], module.empty)["dice"]
     order = np.array(images.indices)[np.argsort(np.nan_to_num(dice, nan=1.0), kind="stable")].tolist()
     middle = max(0, len(order) // 2 - each // 2)
     chosen = dict.fromkeys(order[:each] + order[middle : middle + each] + order[-each:])
     predictor = Predictor([module.net], selection.views, module.tile)
     rows = [figure_row(predictor, selection, data.splits["test"][index], module.empty) for index in chosen]
-    figure = figures.gallery(rows, f"Test images: worst, median, best of {len(order)}")
-    figure.savefig(folder / "figures" / "gallery_test.png", dpi=120)
+    _, foreground = images.shares()
+    drawn = {
+        "curves": figures.curves(read_table(folder / "metrics.csv")),
+        "scores": figures.scores(
+            choice.curve, selection.threshold, choice.metric, foreground, dice, reliability(images.counted)
+        ),
+        "gallery_test": figures.gallery(rows, f"Test images: worst, median, best of {len(order)}", paint),
+    }
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, figure in drawn.items():
+        figure.savefig(folder / "figures" / f"{name}.png", dpi=120)

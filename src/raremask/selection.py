@@ -1,7 +1,7 @@
 """What turns probabilities into masks, chosen on the validation split: threshold, views and mending.
 
 Nothing here ever sees the test split. A choice is kept simple: another threshold, and each further step, must be better
-by a margin, or it is noise of a few images that is being followed.
+by a margin and by more than one standard error over the images, or it is noise of a few that is being followed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -72,6 +72,16 @@ class Selection:
         if self.holes:
             parts.append("holes filled")
         return ", ".join(parts)
+
+
+def together(selections: Sequence[Selection]) -> Selection:
+    """Return the selection of networks whose probabilities are averaged: the mean of their thresholds, else the first.
+
+    >>> together([Selection(0.2, "flips"), Selection(0.4)])
+    Selection(threshold=0.3, views='flips', min_area=0, largest=False, holes=False)
+    """
+    threshold = float(np.mean([selection.threshold for selection in selections]))
+    return replace(selections[0], threshold=round(threshold, 6))
 
 
 @dataclass(frozen=True)
@@ -163,24 +173,48 @@ def select(
         ValueError: If there is no such score.
     """
     curves = {views: threshold_curve(counted, metric, empty) for views, counted in histograms.items()}
-    simplest = next(iter(curves))
-    default = float(curves[simplest][BINS // 2])
-    tried = [("threshold 0.5", default)]
-    chosen, value = Selection(views=simplest), default
+
+    def at(views: str, threshold: float) -> np.ndarray:
+        counts = np.array([counts_at(image)[round(threshold * BINS)] for image in histograms[views]])
+        return score(counts, empty)[metric]
+
+    chosen = Selection(views=next(iter(curves)))
+    default = values = at(chosen.views, chosen.threshold)
+    tried = [(chosen.words(), _mean(default))]
     for views, curve in curves.items():
-        threshold = best_threshold(curve)
-        reached = float(curve[round(threshold * BINS)])
-        candidate = Selection(threshold, views)
-        tried.append((candidate.words(), reached))
-        if reached > value + MARGIN:
-            chosen, value = candidate, reached
+        candidate = Selection(best_threshold(curve), views)
+        reached = at(views, candidate.threshold)
+        tried.append((candidate.words(), _mean(reached)))
+        if convincing(reached, values):
+            chosen, values = candidate, reached
     curve = curves[chosen.views]
     steps = [{"min_area": area} for area in sorted(areas)] + [{"largest": True}] * largest + [{"holes": True}] * holes
     for step in steps:
         candidate = replace(chosen, **step)
-        values = score(counts_of(candidate), empty)[metric]
-        reached = float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
-        tried.append((candidate.words(), reached))
-        if reached > value + MARGIN:
-            chosen, value = candidate, reached
-    return Choice(chosen, metric, value, default, curve.tolist(), tried)
+        reached = score(counts_of(candidate), empty)[metric]
+        tried.append((candidate.words(), _mean(reached)))
+        if convincing(reached, values):
+            chosen, values = candidate, reached
+    return Choice(chosen, metric, _mean(values), _mean(default), curve.tolist(), tried)
+
+
+def convincing(values: np.ndarray, than: np.ndarray) -> bool:
+    """Say if scores are better than others of the same images by more than a margin and than one standard error.
+
+    Args:
+        values: `(n,)`, NaN for an image that is left out.
+        than: `(n,)` likewise.
+
+    >>> convincing(np.array([0.5, 0.6, 0.7]), np.array([0.4, 0.5, 0.6]))
+    True
+    >>> convincing(np.array([0.9, 0.4, 0.5]), np.array([0.4, 0.5, 0.6]))  # one image against two
+    False
+    """
+    difference = (values - than)[np.isfinite(values - than)]
+    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else np.inf
+    return _mean(values) - _mean(than) > max(MARGIN, error)
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else float("nan")

@@ -2,17 +2,18 @@
 
 import csv
 import io
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from raremask import BadInput
 from raremask.data.pairing import read_csv
-from raremask.runlengths import RunLengths
+from raremask.runlengths import RunLengths, compress, to_counts
 
-FEW = 4  # of fewer masks nothing can be said
 NAMES = ("stem", "file", "number")
 
 
@@ -32,6 +33,8 @@ class Submission:
     'img,pixels\n9,\n10,1 1\n'
     """
 
+    file = "submission.csv"
+
     def __init__(self, header: Sequence[str], name: str, style: RunLengths):
         if len(header) != 2 or name not in NAMES:
             raise ValueError(f"header has two columns, name is {', '.join(NAMES)}; got {list(header)} and {name!r}")
@@ -46,26 +49,102 @@ class Submission:
         Raises:
             BadInput: If a name should be a number and is none, or two images have one name.
         """
-        return self.of_runs({file: self.style.write(mask) for file, mask in masks.items()})
+        return self.of_runs({file: self.write(mask) for file, mask in masks.items()})
+
+    def write(self, mask: np.ndarray) -> str:
+        """Return the cell of a mask, `(H, W)` boolean at native size."""
+        return self.style.write(mask)
 
     def of_runs(self, runs: Mapping[str, str]) -> str:
         """Return the table as CSV of masks that are written already."""
-        rows = [(self.named(file), cell) for file, cell in runs.items()]
-        doubled = [name for name, times in Counter(name for name, _ in rows).items() if times > 1]
-        if doubled:
-            raise BadInput(f"two images would be called {doubled[0]} in the submission.")
+        named = self.names(runs)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.header)
-        writer.writerows(sorted(rows))
+        writer.writerows(sorted((named[file], cell) for file, cell in runs.items()))
         return text.getvalue()
 
-    def named(self, file: str) -> str | int:
-        """Return what stands for an image."""
-        stem = Path(file).stem
-        if self.name == "number" and not (stem.isascii() and stem.isdecimal()):
-            raise BadInput(f"{file}: the submission numbers its images, and {stem!r} is no number.")
-        return {"stem": stem, "file": file, "number": int(stem) if self.name == "number" else 0}[self.name]
+    def names(self, files: Iterable[str]) -> dict[str, str | int]:
+        """Return what stands for each image, by its file's name.
+
+        Raises:
+            BadInput: If a name should be a number and is none, or two images have one name.
+        """
+        return distinct({file: called(file, self.name) for file in files})
+
+
+class CocoResults:
+    r"""Results as COCO's tools load them: a list of objects, each with its mask as compressed run lengths.
+
+    An image's whole foreground is one object; an empty mask is none. Images are numbered by their stem.
+
+    Args:
+        category: Number of the class.
+        score: Of every object: a mask has been thresholded, and ranks nothing.
+
+    Source:
+        https://cocodataset.org/#format-results
+
+    >>> results = CocoResults()
+    >>> results.of_runs({"7.png": results.write(np.array([[1, 0], [1, 1]], bool))})
+    '[\n{"image_id": 7, "category_id": 1, "segmentation": {"size": [2, 2], "counts": "021O"}, "score": 1.0}\n]\n'
+    """
+
+    file = "submission.json"
+
+    def __init__(self, category: int = 1, score: float = 1.0):
+        self.category, self.score = category, score
+
+    def write(self, mask: np.ndarray) -> dict[str, Any]:
+        """Return the segmentation of a mask, `(H, W)` boolean at native size."""
+        return {"size": list(mask.shape), "counts": compress(to_counts(mask))}
+
+    def of_runs(self, runs: Mapping[str, dict[str, Any]]) -> str:
+        """Return the list as JSON of masks that are written already."""
+        named = self.names(runs)
+        found = sorted((named[file], segmentation) for file, segmentation in runs.items() if _is_some(segmentation))
+        rows = (
+            {"image_id": name, "category_id": self.category, "segmentation": segmentation, "score": self.score}
+            for name, segmentation in found
+        )
+        return "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n"
+
+    def names(self, files: Iterable[str]) -> dict[str, str | int]:
+        """Return each image's number, by its file's name.
+
+        Raises:
+            BadInput: If a name is no number, or two images have one.
+        """
+        return distinct({file: called(file, "number") for file in files})
+
+
+def _is_some(segmentation: Mapping[str, Any]) -> bool:
+    height, width = segmentation["size"]
+    return segmentation["counts"] != compress([height * width])
+
+
+def called(file: str, name: str) -> str | int:
+    """Return what stands for an image: its `stem`, its `file` name, or its stem as a `number`.
+
+    Raises:
+        BadInput: If it should be a number and is none.
+    """
+    stem = Path(file).stem
+    if name == "number" and not (stem.isascii() and stem.isdecimal()):
+        raise BadInput(f"{file}: the submission numbers its images, and {stem!r} is no number.")
+    return {"stem": stem, "file": file, "number": int(stem) if name == "number" else 0}[name]
+
+
+def distinct(names: dict[str, str | int]) -> dict[str, str | int]:
+    """Return the names, if each is there once.
+
+    Raises:
+        BadInput: If it is not.
+    """
+    doubled = [name for name, times in Counter(names.values()).items() if times > 1]
+    if doubled:
+        raise BadInput(f"two images would be called {doubled[0]} in the submission.")
+    return names
 
 
 def faults(
@@ -119,34 +198,3 @@ def faults(
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def collapse(shares: Sequence[float]) -> str:
-    """Say if predictions have collapsed: nearly all empty, nearly all white, or nearly all the same.
-
-    Args:
-        shares: Share of foreground of each predicted mask.
-
-    Returns:
-        What is wrong and what to look at, or nothing.
-
-    >>> collapse([0.0] * 10).split(".")[0]
-    '10 of 10 masks are empty'
-    """
-    shares = np.asarray(shares, dtype=float)
-    if shares.size < FEW:
-        return ""
-    empty, white = int((shares == 0).sum()), int((shares > 0.99).sum())
-    if empty == shares.size:
-        return (
-            f"{empty} of {shares.size} masks are empty. The network paints nothing: look whether val/dice ever rose "
-            "above what all background scores; try loss=bce_dice, more epochs, or a lower learning rate."
-        )
-    if white > 0.5 * shares.size:
-        return (
-            f"{white} of {shares.size} masks are white. The threshold may lie below every probability, or images are "
-            "read otherwise than in training (gray or colour, 8 or 16 bits): look at the probabilities."
-        )
-    if shares.std() < 1e-6:
-        return f"all {shares.size} masks have the same area. The network does not see the image: look at its inputs."
-    return ""

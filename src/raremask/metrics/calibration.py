@@ -8,6 +8,7 @@ import numpy as np
 
 BINS = 1000  # of the histogram; thresholds lie between them, at multiples of 1 / BINS
 THRESHOLDS = (np.arange(BINS + 1) / BINS).astype(np.float32)
+MIDDLES = (np.arange(BINS) + 0.5) / BINS
 GROUPS = 15  # of the expected calibration error, as Guo et al. have it
 
 
@@ -78,10 +79,28 @@ def calibration_scores(counted: np.ndarray) -> dict[str, float]:
     Source:
         Brier (1950); Guo et al. (2017), https://arxiv.org/abs/1706.04599
     """
-    middle = (np.arange(BINS) + 0.5) / BINS
-    pixels = counted.sum()
-    brier = (counted[0] * middle**2 + counted[1] * (1 - middle) ** 2).sum() / pixels
-    group = np.arange(BINS) * GROUPS // BINS
-    all_of, positive = np.bincount(group, counted.sum(axis=0)), np.bincount(group, counted[1])
-    expected = np.bincount(group, counted.sum(axis=0) * middle)
+    brier = (counted[0] * MIDDLES**2 + counted[1] * (1 - MIDDLES) ** 2).sum() / counted.sum()
+    all_of, expected, positive = _grouped(counted)
     return {"brier": float(brier), "ece": float(np.abs(expected - positive).sum() / all_of.sum())}
+
+
+def reliability(counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compare what probabilities say with what is there, in groups of like probability.
+
+    Args:
+        counted: `(2, BINS)` of :func:`histogram`.
+
+    Returns:
+        Mean probability and share of foreground of each group, `(GROUPS,)`; NaN where there is no pixel.
+    """
+    all_of, expected, positive = _grouped(counted)
+    return tuple(
+        np.divide(part, all_of, out=np.full(GROUPS, np.nan), where=all_of > 0) for part in (expected, positive)
+    )
+
+
+def _grouped(counted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels, sum of their probabilities and foreground pixels in each group."""
+    group = np.arange(BINS) * GROUPS // BINS
+    pixels = counted.sum(axis=0)
+    return tuple(np.bincount(group, weights) for weights in (pixels, pixels * MIDDLES, counted[1]))

@@ -1,0 +1,185 @@
+"""Finished runs, scored again: one beside its own record, or several side by side and averaged."""
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+from torch import nn
+
+from raremask import BadInput, figures
+from raremask.callbacks import figure_row
+from raremask.collapse import collapse
+from raremask.data.base import ImageMaskData
+from raremask.inference import Predictor
+from raremask.metrics.overlap import score
+from raremask.module import Segmenter
+from raremask.runfolder import BEST, beside_baselines, format_scores, largest_change, summaries
+from raremask.scoring import Judged, judge, looks_at_test, use_test, write_split
+from raremask.selection import Selection, together
+
+TOGETHER = "averaged"  # row of several runs whose probabilities are averaged
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run with its weights.
+
+    Args:
+        folder: Where it lies.
+        name: What tells it from the others.
+        data: Its images, read and divided as then.
+        module: Holds its network.
+        selection: What it chose on validation.
+    """
+
+    folder: Path
+    name: str
+    data: ImageMaskData
+    module: Segmenter
+    selection: Selection
+
+    def form(self) -> tuple:
+        """Return what must be equal in runs whose probabilities are averaged."""
+        return self.data.size, self.data.resize, self.data.channels, self.data.bits
+
+
+def short_names(folders: Sequence[Path], choices: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name runs by as few of their choices as tell them apart, or by their folders.
+
+    >>> short_names([Path("a"), Path("b")], [{"loss": "dice", "seed": 0}, {"loss": "dice", "seed": 1}])
+    ['dice 0', 'dice 1']
+    """
+    for keys in (("loss",), ("loss", "seed"), ("dataset", "model", "loss", "seed")):
+        names = [" ".join(str(choice[key]) for key in keys if key in choice) for choice in choices]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]
+
+
+def same_images(runs: Sequence[Finished], split: str) -> None:
+    """Refuse runs that cannot be compared.
+
+    Raises:
+        BadInput: If they do not have the same images in the split: what one was tested on, another may have learnt.
+    """
+    first = {(picture.name, picture.size) for picture in runs[0].data.splits[split].pictures}
+    for run in runs[1:]:
+        names = {(picture.name, picture.size) for picture in run.data.splits[split].pictures}
+        if names != first:
+            raise BadInput(
+                f"{runs[0].folder} and {run.folder} have only {len(names & first)} of {len(names | first)} {split} "
+                "images in common; an image that one is tested on, another may have learnt. Compare runs of one split."
+            )
+
+
+def score_again(trainer: pl.Trainer, run: Finished, split: str, checkpoint: str) -> Judged:
+    """Score a run on a split, print it, and compare it with the table that the run has left.
+
+    Args:
+        trainer: Runs the loop.
+        run: What is scored.
+        split: `val` or `test`.
+        checkpoint: Which of its checkpoints its weights are.
+    """
+    images, empty = judge(trainer, run.data, run.module, split, run.selection), run.module.empty
+    if split == "test":
+        use_test(run.folder)
+    if trainer.is_global_zero:
+        rows = beside_baselines(images.counts, empty)
+        print(f"\n{run.folder}\nMean over images at native size (an empty mask left empty counts as: {empty})")
+        print(format_scores({f"{split}, {checkpoint}.ckpt": rows.pop(BEST), **rows}))
+        print(looks_at_test(run.folder))
+        name = split if checkpoint == "best" else f"{split}_{checkpoint}"
+        compare_with_record(run.folder / f"per_image_{name}.csv", run, images, split)
+        if collapsed := collapse(*images.shares()):
+            warnings.warn(collapsed, stacklevel=2)
+    return images
+
+
+def compare_with_record(table: Path, run: Finished, images: Judged, split: str) -> None:
+    """Write the table of a split; beside the one that the run has left, if the two differ."""
+    empty = run.module.empty
+    if not table.is_file():
+        write_split(table, run.data, split, images, empty)
+        return
+    again = table.with_stem(f"{table.stem}_again")
+    write_split(again, run.data, split, images, empty)
+    change = largest_change(table, again)
+    print(f"Largest change of a score against {table.name}: {change:.2g}")
+    if change > 1e-6:
+        warnings.warn(f"The scores differ from the run's own; see {again}. Another device or dataset?", stacklevel=2)
+    else:
+        again.unlink()
+
+
+def side_by_side(
+    trainer: pl.Trainer, runs: Sequence[Finished], judged: Sequence[Judged], split: str, out: Path
+) -> None:
+    """Print several runs in one table with what they reach averaged, and write the table of that.
+
+    Args:
+        trainer: Runs the loop.
+        runs: Two or more, of the same images.
+        judged: What each of them scored.
+        split: `val` or `test`.
+        out: Folder for `per_image_<split>.csv`; left empty if the runs prepare images differently.
+    """
+    first, empty = runs[0], runs[0].module.empty
+    rows = {run.name: summaries(images.counts, empty) for run, images in zip(runs, judged, strict=True)}
+    averaged = all(run.form() == first.form() for run in runs)
+    if averaged:
+        first.module.others = nn.ModuleList(run.module.net for run in runs[1:])
+        selection = together([run.selection for run in runs])
+        images = judge(trainer, first.data, first.module, split, selection)
+        first.module.others = nn.ModuleList()
+        rows[TOGETHER] = summaries(images.counts, empty)
+    if not trainer.is_global_zero:
+        return
+    baselines = beside_baselines(judged[0].counts, empty)
+    print(f"\nSide by side on {split}")
+    print(format_scores(rows | {name: row for name, row in baselines.items() if name.startswith("all ")}))
+    if averaged:
+        write_split(out / f"per_image_{split}.csv", first.data, split, images, empty)
+        table = f"{os.path.relpath(out)}/per_image_{split}.csv"
+        print(f"{TOGETHER}: the mean of their probabilities, {selection.words()}; {table}")
+    else:
+        print("Not averaged: the runs differ in dataset.size, resize, channels or bits.")
+
+
+def comparison(
+    runs: Sequence[Finished], judged: Sequence[Judged], split: str, names: Sequence[str] | None, most: int = 4
+) -> list[figures.Row]:
+    """Predict the same images with several runs, for a gallery.
+
+    Args:
+        runs: One or more, of the same images.
+        judged: What each of them scored.
+        split: `val` or `test`.
+        names: Which images; None takes some that are spread evenly from the worst to the best by their mean Dice.
+        most: How many then.
+
+    Raises:
+        BadInput: If an image is not in the split.
+    """
+    pictures = runs[0].data.splits[split].pictures
+    if names is None:
+        dice = np.mean([score(images.counts[""], "one")["dice"] for images in judged], axis=0)
+        order = np.argsort(dice, kind="stable")
+        evenly = np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int)
+        names = [pictures[judged[0].indices[position]].name for position in order[evenly]]
+    rows = []
+    for name in names:
+        shown = []
+        for run in runs:
+            there = {picture.name: index for index, picture in enumerate(run.data.splits[split].pictures)}
+            if name not in there:
+                raise BadInput(f"images: there is no {name} in {split}; it begins with {', '.join(list(there)[:3])}.")
+            predictor = Predictor([run.module.net], run.selection.views, run.module.tile)
+            shown.append(figure_row(predictor, run.selection, run.data.splits[split][there[name]], run.module.empty))
+        rows.append(replace(shown[0], predictions=[one for row in shown for one in row.predictions]))
+    return rows

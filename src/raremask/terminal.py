@@ -1,0 +1,107 @@
+"""What a run says on the terminal."""
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
+
+from raremask.collapse import collapse
+from raremask.data.base import ImageMaskData
+from raremask.module import Segmenter
+from raremask.runfolder import beside_baselines, format_scores, read_counts
+from raremask.scoring import Judged, load_choice, looks_at_test
+
+MANY_EMPTY = 0.2  # share of empty training masks from which a loss that learns nothing from them deserves a word
+
+
+def quieten() -> None:
+    """Leave on the terminal what a user can act on."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # says which devices it sees; we say which one is used
+    for message in (
+        ".*does not have many workers.*",  # the number of workers is a setting, with its reason in the config
+        ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
+        ".*smaller than the logging interval.*",  # nothing is logged per step
+        ".*It is recommended to use .self.log.*sync_dist=True.*",  # scores are gathered before they are logged
+        "predict returned None.*",  # each image is handed on as soon as it is seen; a whole split would not fit
+        ".*isinstance.treespec, LeafSpec.* is deprecated.*",  # Lightning 2.6 calling PyTorch 2.15
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+@rank_zero_only
+def warn_of_empty_masks(loss: nn.Module, share: float) -> None:
+    """Warn of a loss that learns nothing from empty masks, if many are.
+
+    Args:
+        loss: The loss.
+        share: Of the training masks that are empty, in [0, 1].
+    """
+    if share > MANY_EMPTY and not getattr(loss, "learns_from_empty", True):
+        warnings.warn(
+            f"{share:.0%} of the training masks are empty, and a batch without foreground (for losses per image, an "
+            f"image) teaches {type(loss).__name__} nothing: false positives cost nothing there. Compare with "
+            "loss=bce_dice, which does learn from it.",
+            stacklevel=3,
+        )
+
+
+@rank_zero_only
+def say_what_starts(
+    data: ImageMaskData,
+    module: Segmenter,
+    trainer: pl.Trainer,
+    names: dict[str, Any],
+    auto: dict[str, float],
+    folder: Path,
+) -> None:
+    """Print what will be trained, on what, and where it goes.
+
+    Args:
+        data: The images.
+        module: Holds the network.
+        trainer: Knows the device.
+        names: What was chosen from each group.
+        auto: Values that stood for `auto`, by their path.
+        folder: Of the run.
+    """
+    parameters = sum(parameter.numel() for parameter in module.net.parameters())
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    splits = ", ".join(f"{len(pictures)} {split}" for split, pictures in data.splits.items())
+    masks = [picture.mask for split in data.splits.values() for picture in split.pictures]
+    found = "".join(f"; {path} {value:.4g}" for path, value in auto.items())
+    print(
+        f"\n{names['dataset']}: {splits}; foreground {np.mean([mask.mean() for mask in masks]):.2%}, "
+        f"{np.mean([not mask.any() for mask in masks]):.0%} of the masks empty\n"
+        f"split: {data.split.words}\n"
+        f"{names['model']}, {parameters / 1e6:.2f} M parameters; loss {names['loss']}{found}; seed {names['seed']}; "
+        f"{name}, {trainer.precision}\n{os.path.relpath(folder)}\n"
+    )
+
+
+@rank_zero_only
+def say_what_came_out(folder: Path, empty: str, test: Judged) -> None:
+    """Print the scores of the best checkpoint, and warn if its predictions have collapsed.
+
+    Args:
+        folder: Of the run.
+        empty: Policy for images whose mask and prediction are both empty.
+        test: What was scored.
+    """
+    counts = read_counts(folder / "per_image_test.csv")
+    selection, _ = load_choice(folder)
+    print(f"\nTest, mean over images at native size (an empty mask left empty counts as: {empty})")
+    print(format_scores(beside_baselines(counts, empty)))
+    print(f"\nChosen on validation: {selection.words()}. {looks_at_test(folder)}")
+    folder = os.path.relpath(folder)
+    if collapsed := collapse(*test.shares()):
+        warnings.warn(collapsed, stacklevel=2)
+    print(f"\nPictures: {folder}/figures\nModel:    {folder}/model\nCurves:   tensorboard --logdir {folder}\n")

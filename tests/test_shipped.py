@@ -1,0 +1,151 @@
+import json
+import pickle
+import sys
+
+import pytest
+import torch
+
+from raremask import BadInput, shipped
+from raremask.nets import EncoderDecoder, UNet
+from raremask.run import network
+from raremask.selection import Selection
+from raremask.shipped import OnnxNet, Shipped
+
+UNET = {"_target_": "raremask.nets.UNet", "in_channels": 3, "base": 4, "levels": 2}
+
+
+def model(**changes):
+    facts = {
+        "network": UNET,
+        "size": [48, 40],
+        "resize": "pad",
+        "channels": 3,
+        "bits": 16,
+        "selection": Selection(0.3, "flips", 20, True, True),
+        "tile": None,
+        "provenance": {"loss": "dice", "scores": {"val": {"dice": 0.5}}},
+    }
+    return Shipped(**(facts | changes))
+
+
+@pytest.fixture
+def unet():
+    torch.manual_seed(0)
+    return UNet(base=4, levels=2).eval()
+
+
+def test_a_model_is_two_files_from_which_it_comes_back_as_it_was(unet, tmp_path):
+    model().write(tmp_path / "run" / "model", unet)
+    for path in (tmp_path / "run", tmp_path / "run" / "model"):  # of the run, or by itself
+        place = shipped.find(path)
+        assert shipped.read(place) == model()
+        again = network(place, shipped.read(place)).eval()
+        image = torch.rand(1, 3, 30, 41)
+        torch.testing.assert_close(again(image), unet(image), rtol=0, atol=0)
+    facts = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
+    assert facts["classes"] == ["background", "foreground"]
+    assert "divided by 255" in facts["interface"]
+
+
+def test_what_is_no_model_is_refused_with_what_it_should_be(unet, tmp_path):
+    with pytest.raises(BadInput, match="neither the folder of a run, nor of a model"):
+        shipped.find(tmp_path)
+    (tmp_path / "run" / ".hydra").mkdir(parents=True)
+    (tmp_path / "run" / ".hydra" / "config.yaml").touch()
+    with pytest.raises(BadInput, match=r"has no model/ yet: its training has not ended. Go on with train.py resume="):
+        shipped.find(tmp_path / "run")
+    model().write(tmp_path, unet)
+    (tmp_path / "model.json").write_text('{"network": {}}')
+    with pytest.raises(BadInput, match="not a model of raremask, or of another version"):
+        shipped.read(tmp_path)
+
+
+def test_weights_of_another_network_are_refused(unet, tmp_path):
+    model().write(tmp_path, unet)
+    with pytest.raises(BadInput, match=r"Does it belong to model.json"):
+        shipped.load_weights(tmp_path, UNet(base=8, levels=2))
+
+
+def test_loading_never_unpickles(unet, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("a pickle was loaded",))
+
+    model().write(tmp_path, unet)
+    (tmp_path / "model.safetensors").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(BadInput):
+        shipped.load_weights(tmp_path, unet)
+    torch.save(Trap(), tmp_path / "model.pt2")
+    with pytest.raises(BadInput, match="PyTorch may unpickle what it reads"):
+        shipped.find(tmp_path / "model.pt2")
+    torch.save(Trap(), tmp_path / "model.onnx")
+    with pytest.raises(BadInput, match="no ONNX file"):
+        shipped.read(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"_target_": "os.system", "command": "true"},
+        {"_target_": "builtins.print"},
+        {},
+        {"_target_": "raremask.nets.torch.nn.Linear", "in_features": 1, "out_features": 1},
+    ],
+)
+def test_a_model_from_elsewhere_makes_nothing_but_a_network(unet, tmp_path, asked):
+    model(network=asked).write(tmp_path, unet)
+    with pytest.raises(BadInput, match=r"a network is made by a class in raremask.nets or seg.*; got "):
+        network(tmp_path, shipped.read(tmp_path))
+
+
+def test_arguments_of_a_model_from_elsewhere_stay_plain_values(unet, tmp_path):
+    model(network=UNET | {"norm": {"_target_": "builtins.print"}}).write(tmp_path, unet)
+    with pytest.raises((ValueError, TypeError)):  # nothing was made of it
+        network(tmp_path, shipped.read(tmp_path))
+
+
+def test_an_onnx_file_gives_the_same_logits_at_any_size_and_says_how_to_prepare_images(unet, tmp_path):
+    file = tmp_path / "model.onnx"
+    assert shipped.export(model(), unet, "onnx", file) < 1e-5
+    assert shipped.find(file) == file
+    assert shipped.read(file) == model()
+    for size in ((1, 3, 8, 12), (2, 3, 33, 70)):
+        image = torch.rand(size)
+        torch.testing.assert_close(OnnxNet(file)(image), unet(image), rtol=1e-3, atol=1e-4)
+
+
+def test_a_torch_export_gives_the_same_logits_at_any_size_and_says_how_to_prepare_images(unet, tmp_path):
+    file = tmp_path / "model.pt2"
+    assert shipped.export(model(), unet, "torch_export", file) < 1e-5
+    facts = {"raremask.json": ""}
+    again = torch.export.load(file, extra_files=facts).module()  # our own file, a moment old
+    assert facts["raremask.json"] == model().text()
+    image = torch.rand(3, 3, 24, 40)
+    torch.testing.assert_close(again(image), unet(image), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_of_smp_is_exported_too(tmp_path):
+    torch.manual_seed(0)
+    net = EncoderDecoder(encoder="mobilenet_v2", encoder_weights=None, in_channels=1)
+    assert shipped.export(model(channels=1, size=[64, 96]), net, "onnx", tmp_path / "model.onnx") < 1e-4
+
+
+def test_a_file_that_is_not_ours_is_refused(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["a"], ["b"])],
+        "other",
+        [onnx.helper.make_tensor_value_info("a", 1, [1])],
+        [onnx.helper.make_tensor_value_info("b", 1, [1])],
+    )
+    other = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 20)])
+    onnx.save(other, tmp_path / "other.onnx")
+    with pytest.raises(BadInput, match=r"its metadata does not say how images are prepared"):
+        shipped.read(tmp_path / "other.onnx")
+
+
+def test_without_its_packages_onnx_says_how_to_get_them(unet, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BadInput, match=r"pip install raremask\[onnx\]"):
+        shipped.export(model(), unet, "onnx", tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
