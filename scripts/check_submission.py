@@ -56,8 +56,8 @@ def report(
         lines.append(
             f"{len(shares)} masks read: {empty:.0%} empty, {white:.0%} white, mean {np.mean(shares):.2%} foreground"
         )
-    else:
-        lines.append("no --size was given: neither bounds nor shares were looked at")
+    elif size is None:
+        lines.append("no --size was given: neither the last pixel nor shares were looked at")
     if collapsed := collapse(shares):
         lines.append(collapsed)
     wrong = bool(found or collapsed)

@@ -19,6 +19,10 @@ def test_a_collapse_is_named(shares, words):
     assert bool(collapse(shares)) == bool(words)
 
 
+def test_small_foreground_that_varies_is_no_collapse():
+    assert collapse([3 / 9e6, 9 / 9e6, 5 / 9e6, 12 / 9e6, 4 / 9e6]) == ""
+
+
 def test_images_without_foreground_may_be_left_empty():
     assert collapse([0.0] * 6, true=[0.0] * 6) == ""
     assert collapse([0.0] * 6, true=[0.0, 0.1, 0.1, 0.1, 0.1, 0.1]).startswith(

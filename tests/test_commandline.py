@@ -5,7 +5,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from conftest import ROOT
-from raremask import BadInput
+from raremask import BadInput, commandline, figures, inference
 from raremask.commandline import config_folder, job_name, run_folder
 
 
@@ -40,6 +40,11 @@ def answer(tmp_path, *arguments, script="train.py"):
         (["empty=none"], "empty=none is no policy for empty masks. Choices: one, skip, zero"),
         (["dataset=cvc"], "There is no folder nowhere/CVC-ClinicDB. Put the dataset there"),
         (["dataset=cvc", "dataset.root=here"], "There is no folder here."),
+        (["selection.views=[flip]"], "must be a list of none, flips, turns, scales"),
+        (["selection.metric=dice_pooled"], "selection.metric=dice_pooled must be one of dice"),
+        (["selection.tile=[8,8]"], "16 pixels or more, or null"),
+        (["selection.areas=[-5]"], "must be a list of whole numbers"),
+        (["figures.palette=pastel"], "must be one of classic, colour_blind"),
         (["resume=here"], "here is not the folder of a run"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -102,6 +107,11 @@ def test_judging_the_command_line_imports_nothing_heavy():
     code = f"import sys; import raremask.commandline; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_is_judged_without_torch_is_what_there_is():
+    assert set(commandline.VIEWS) == set(inference.VIEWS)
+    assert set(commandline.PALETTES) == set(figures.PALETTES)
 
 
 def test_a_job_s_name_holds_nothing_that_hydra_or_a_file_system_cannot_bear():

@@ -12,11 +12,11 @@ from raremask import commandline  # noqa: F401  registers the resolvers
 from raremask.losses import check_loss, overlap
 
 TEXT = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^ {4}python src/(train|evaluate|describe|predict)\.py ?([^#\n]*)", TEXT, re.MULTILINE)
+COMMANDS = re.findall(r"^ {4}python src/(train|evaluate|describe|predict|compare)\.py ?([^#\n]*)", TEXT, re.MULTILINE)
 
 
 def test_the_readme_shows_commands():
-    assert len(COMMANDS) == 11
+    assert len(COMMANDS) == 12
 
 
 @pytest.mark.parametrize(("script", "arguments"), COMMANDS, ids=lambda value: value.strip())
@@ -29,7 +29,7 @@ def test_a_command_of_the_readme_is_understood(script, arguments):
         choices = [[*chosen, f"{key}={value}"] for chosen in choices for value in values.split(",")]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for chosen in choices:
-            if "resume" not in arguments and "run=" not in arguments:
+            if "<" not in arguments:
                 compose(script, chosen)
             else:  # `<time>` stands for a folder; quoted, or Hydra would parse the brackets
                 compose(script, [f"{key}='{value}'" for key, _, value in (item.partition("=") for item in chosen)])

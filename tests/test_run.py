@@ -69,6 +69,7 @@ def test_a_run_leaves_behind_what_the_readme_promises(run):
         "split.csv",
         "checkpoints",
         "figures",
+        "masks_test.csv",
         "metrics.csv",
         "per_image_test.csv",
         "per_image_val.csv",
@@ -221,7 +222,7 @@ def test_a_broken_image_is_named_and_the_others_are_done(run, command, tmp_path,
     with pytest.raises(SystemExit) as stopped:
         command("predict.py", f"run={run[0]}", f"images={source}", f"out={tmp_path / 'out'}", "submission=nerve")
     assert stopped.value.code == 1
-    assert "1 images could not be read, and have no mask:\n  " in capsys.readouterr().err
+    assert "1 images could not be read, and have no mask and no row in submission.csv:\n  " in capsys.readouterr().err
     assert len(list((tmp_path / "out").glob("*.png"))) == 4
     lines = (tmp_path / "out" / "submission.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["img", "8", "9", "10", "11"]
@@ -268,6 +269,17 @@ def test_a_model_predicts_without_its_run_and_as_onnx(run, command, tmp_path):
         assert np.abs(masks["run"][index].astype(int) - masks["onnx"][index]).max() <= 1
 
 
+def test_images_are_never_written_over_and_old_masks_of_broken_ones_go(run, command, tmp_path):
+    source, out = new_images(tmp_path / "new"), tmp_path / "out"
+    with pytest.raises(BadInput, match="the masks would be written over the images"):
+        command("predict.py", f"run={run[0]}", f"images={source}", f"out={source}", "overwrite=true")
+    command("predict.py", f"run={run[0]}", f"images={source}", f"out={out}")
+    (source / "8.png").write_text("broken since")
+    with pytest.raises(SystemExit):
+        command("predict.py", f"run={run[0]}", f"images={source}", f"out={out}", "overwrite=true")
+    assert sorted(path.name for path in out.iterdir()) == ["10.png", "11.png", "9.png"]
+
+
 def test_several_runs_are_averaged_and_must_go_together(run, train, command, tmp_path, capsys):
     other = train("seed=7", folder="other")
     source = new_images(tmp_path / "new", 1)
@@ -289,6 +301,12 @@ def test_several_runs_are_averaged_and_must_go_together(run, train, command, tmp
         (("images=nowhere", "out=x"), "images=nowhere: name a folder of images"),
         (("images=.",), "Where should the masks go"),
         (("images=.", "out=x", "probabilities=jpg"), "must be png, npz or null"),
+        (("images=.", "out=x", "threshold=1.5"), "must be a number from 0 to below 1"),
+        (("images=.", "out=x", "threshold=abc"), "must be a number from 0 to below 1"),
+        (("images=.", "out=x", "views=flip"), "Did you mean flips"),
+        (("images=.", "out=x", "device=gpu"), "must be one of auto, cpu, cuda"),
+        (("images=.", "out=x", "run=[]"), "Which run"),
+        (("images=.", "out=x", "run=[a,a]"), "A run is named twice"),
         (("images=.", "out=x", "run=."), "neither the folder of a run, nor of a model"),
     ],
 )
@@ -367,8 +385,11 @@ def test_the_same_images_are_drawn_under_several_runs(run, train, command, tmp_p
 
 def test_runs_of_other_splits_are_neither_compared_nor_averaged(run, train, command):
     other = train("dataset.test=5", folder="other")
-    with pytest.raises(BadInput, match=r"have only 4 of 5 test images in common"):
+    with pytest.raises(BadInput, match=r"have only 4 of 5 test images"):
         command("evaluate.py", f"run=[{run[0]},{other}]")
+    namesakes = train("dataset.data_seed=7", folder="namesakes")
+    with pytest.raises(BadInput, match=r"have only 0 of 8 test images"):
+        command("evaluate.py", f"run=[{run[0]},{namesakes}]")
 
 
 def test_a_network_that_paints_nothing_is_named(train, command):
@@ -672,6 +693,14 @@ def test_a_run_that_early_stopping_has_ended_trains_no_further_when_resumed(trai
     command("train.py", f"resume={folder}")
     assert (folder / "metrics.csv").read_text() == before
     assert state(folder)["state"] == "done"
+
+
+def test_what_has_been_looked_at_stays_looked_at_when_a_run_goes_on(run, command, tmp_path):
+    folder = tmp_path / "longer"
+    shutil.copytree(run[0], folder)
+    before = json.loads((folder / "selection.json").read_text())["test_uses"]
+    command("train.py", f"resume={folder}", "trainer.max_epochs=3")
+    assert json.loads((folder / "selection.json").read_text())["test_uses"] == before + 1
 
 
 def test_a_cosine_is_not_made_longer(train, command):

@@ -79,6 +79,11 @@ def test_impossible_run_lengths_are_refused(text, message):
         RunLengths().read(text, (3, 4))
 
 
+def test_nothing_is_no_mask_where_something_stands_for_an_empty_one():
+    with pytest.raises(ValueError, match="an empty mask is written as -1, and here is nothing"):
+        RunLengths(empty="-1").read("", (3, 4))
+
+
 @pytest.mark.parametrize("text", ["", "   ", "\n"])
 def test_nothing_is_an_empty_mask_where_nothing_stands_for_one(text):
     assert not RunLengths().read(text, (3, 4)).any()

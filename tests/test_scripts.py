@@ -233,4 +233,4 @@ def test_a_good_submission_passes_and_says_so(tmp_path):
         with pytest.raises(BadInput, match=f"--style {change}: "):
             report(tmp_path / "mine.csv", tmp_path / "sample.csv", "nerve", (4, 4), [change])
     text, _ = report(tmp_path / "mine.csv", tmp_path / "sample.csv", "nerve", None)
-    assert "no --size was given: neither bounds nor shares were looked at" in text
+    assert "no --size was given: neither the last pixel nor shares were looked at" in text

@@ -94,6 +94,18 @@ def test_every_fault_of_a_submission_is_named(tmp_path, change, found):
     assert all(line.startswith(words) for line, words in zip(lines, found, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("cell", "words"), [("1 5 3 5", "overlap"), ("0 3", "leave the image: pixels are counted from 1")]
+)
+def test_faults_are_found_without_the_size_too(tmp_path, cell, words):
+    lines, shares = checked(tmp_path, GOOD.replace("2 3", cell), size=None)
+    assert words in lines[1]
+    assert shares == []
+
+
 def test_a_file_that_is_no_submission_is_refused(tmp_path):
-    with pytest.raises(BadInput, match="columns must be img, pixels; got id, rle"):
+    for head in ("IMG,pixels", "img;pixels", "\ufeffimg,pixels"):
+        with pytest.raises(BadInput, match="the first line must be"):
+            checked(tmp_path, GOOD.replace("img,pixels", head).replace(",", ";" if ";" in head else ","))
+    with pytest.raises(BadInput, match="the first line must be 'img,pixels'; got 'id,rle'"):
         checked(tmp_path, "id,rle\n1,1 1\n")

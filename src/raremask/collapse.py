@@ -9,7 +9,7 @@ WHITE = 0.99  # share of foreground from which a mask counts as white
 
 
 def collapse(painted: Sequence[float], true: Sequence[float] | None = None) -> str:
-    """Say if predictions have collapsed: nearly all empty, nearly all white, or all of one area.
+    """Say if predictions have collapsed: all empty, more than half of them white, or all of one area.
 
     Args:
         painted: Share of foreground of each predicted mask.
@@ -33,8 +33,9 @@ def collapse(painted: Sequence[float], true: Sequence[float] | None = None) -> s
         return ""
     empty, white = int((painted == 0).sum()), int((painted > WHITE).sum())
     if empty == painted.size:
+        asked = "If that cannot be, the network paints nothing" if true is None else "The network paints nothing"
         return (
-            f"{empty} of {painted.size} {of} are empty. The network paints nothing: look whether val/dice ever rose "
+            f"{empty} of {painted.size} {of} are empty. {asked}: look at the threshold, and whether val/dice ever rose "
             "above what all background scores; try loss=bce_dice, more epochs, or a lower learning rate."
         )
     if white > 0.5 * painted.size:
@@ -42,6 +43,6 @@ def collapse(painted: Sequence[float], true: Sequence[float] | None = None) -> s
             f"{white} of {painted.size} {of} are white. The threshold may lie below every probability, or images are "
             "read otherwise than in training (gray or colour, 8 or 16 bits): look at the probabilities."
         )
-    if painted.std() < 1e-6:
+    if np.ptp(painted) == 0:
         return f"all {painted.size} {of} have the same area. The network does not see the image: look at its inputs."
     return ""

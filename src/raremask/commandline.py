@@ -23,6 +23,9 @@ from raremask import BadInput
 from raremask.metrics.overlap import EMPTY, SCORES
 
 LEAKS = ("warn", "error", "ignore")
+VIEWS = ("none", "flips", "turns", "scales")  # of raremask.inference, which imports torch; a test compares them
+DEVICES = ("auto", "cpu", "cuda")
+PALETTES = ("classic", "colour_blind")  # of raremask.figures, likewise
 #: Groups of an entry point of which nothing is chosen at first: the config has no key for them.
 OPEN = {"predict": ("postprocess", "submission"), "evaluate": ("trainer",), "train": ("experiment",)}
 
@@ -196,11 +199,30 @@ def _check(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, kind) or value < least:
             raise BadInput(f"{key}={value} must be a {'whole ' if kind is int else ''}number, {least} or more.")
+    _check_selection(cfg.selection)
+    if cfg.figures.palette not in PALETTES:
+        raise BadInput(f"figures.palette={cfg.figures.palette} must be one of {', '.join(PALETTES)}.")
     if cfg.leaks not in LEAKS:
         raise BadInput(
             f"leaks={cfg.leaks} is no answer to leaks.{_meant(cfg.leaks, LEAKS, 'leaks')} Choices: {', '.join(LEAKS)}"
         )
     check_dataset(cfg)
+
+
+def _check_selection(cfg: DictConfig) -> None:
+    """Refuse what would be found only after training, when what it needs is chosen."""
+    if cfg.metric not in SCORES:
+        raise BadInput(f"selection.metric={cfg.metric} must be one of {', '.join(SCORES)}.{_meant(cfg.metric, SCORES)}")
+    if not OmegaConf.is_list(cfg.views) or not cfg.views or not set(cfg.views) <= set(VIEWS):
+        raise BadInput(f"selection.views={cfg.views} must be a list of {', '.join(VIEWS)}, the simplest first.")
+    if cfg.tile is not None and not (OmegaConf.is_list(cfg.tile) and len(cfg.tile) == 2 and _whole(cfg.tile, 16)):
+        raise BadInput(f"selection.tile={cfg.tile} must be [height,width], 16 pixels or more, or null.")
+    if not OmegaConf.is_list(cfg.areas) or not _whole(cfg.areas, 1):
+        raise BadInput(f"selection.areas={cfg.areas} must be a list of whole numbers of pixels, 1 or more.")
+
+
+def _whole(numbers: Sequence[object], least: int) -> bool:
+    return all(isinstance(number, int) and number >= least for number in numbers)
 
 
 def check_dataset(cfg: DictConfig) -> None:
@@ -219,17 +241,34 @@ def check_dataset(cfg: DictConfig) -> None:
         )
 
 
+def check_compare(cfg: DictConfig) -> None:
+    """Refuse a comparison that cannot be made.
+
+    Raises:
+        BadInput: If no folder is named or one is not there, or a number is out of its range.
+    """
+    for place in runs_of(cfg.runs):
+        if place is None or not Path(place).is_dir():
+            raise BadInput(f"runs={place}: name the folder of a sweep, runs=outputs/sweeps/<name>, or of several runs.")
+    for key, kind, least in (("margin", (int, float), 0), ("draws", int, 100)):
+        if not isinstance(cfg[key], kind) or cfg[key] < least:
+            raise BadInput(f"{key}={cfg[key]} must be a number, {least} or more.")
+
+
 def check_evaluate(cfg: DictConfig) -> None:
     """Refuse an evaluation that cannot be made.
 
     Raises:
-        BadInput: If a run is not there, or there is no such split or figure.
+        BadInput: If a run is not there, or there is no such split, figure or palette.
     """
     for run in runs_of(cfg.run):
         check_run(run)
-    for key, known in (("split", ("val", "test")), ("figure", (None, "comparison"))):
-        if cfg[key] not in known:
-            raise BadInput(f"{key}={cfg[key]} must be {' or '.join(name or 'null' for name in known)}.")
+    for key, known in (("split", ("val", "test")), ("figure", (None, "comparison")), ("figures.palette", PALETTES)):
+        value = OmegaConf.select(cfg, key)
+        if value not in known:
+            raise BadInput(f"{key}={value} must be {' or '.join(name or 'null' for name in known)}.")
+    if cfg.images is not None and cfg.figure is None:
+        raise BadInput("images= names those of a figure; add figure=comparison.")
 
 
 def check_predict(cfg: DictConfig) -> None:
@@ -241,17 +280,30 @@ def check_predict(cfg: DictConfig) -> None:
     for run in runs_of(cfg.run):
         if run is None or not Path(run).exists():
             check_run(run)
-    if cfg.images is None or not Path(cfg.images).exists():
+    if cfg.images is None or not Path(str(cfg.images)).exists():
         raise BadInput(f"images={cfg.images}: name a folder of images, or one image.")
-    if cfg.out is None:
+    if cfg.out is None or Path(str(cfg.out)).is_file():
         raise BadInput("Where should the masks go? Name a folder: out=<folder>")
+    if cfg.threshold is not None and not (isinstance(cfg.threshold, (int, float)) and 0 <= cfg.threshold < 1):
+        raise BadInput(f"threshold={cfg.threshold} must be a number from 0 to below 1, or null.")
+    if cfg.views not in (None, *VIEWS):
+        raise BadInput(f"views={cfg.views} must be one of {', '.join(VIEWS)}, or null.{_meant(str(cfg.views), VIEWS)}")
+    if cfg.device not in DEVICES:
+        raise BadInput(f"device={cfg.device} must be one of {', '.join(DEVICES)}.")
     if cfg.probabilities not in (None, "png", "npz"):
         raise BadInput(f"probabilities={cfg.probabilities} must be png, npz or null.")
 
 
-def runs_of(run: object) -> list:
-    """Return the runs of a setting that may name one or several."""
-    return list(run) if OmegaConf.is_list(run) else [run]
+def runs_of(run: object) -> list[str | None]:
+    """Return the runs of a setting that may name one or several.
+
+    Raises:
+        BadInput: If one is named twice.
+    """
+    runs = [None if one is None else str(one) for one in (run if OmegaConf.is_list(run) else [run])]
+    if len({one and Path(one).resolve() for one in runs}) < len(runs):
+        raise BadInput(f"A run is named twice: {', '.join(map(str, runs))}.")
+    return runs or [None]
 
 
 def check_run(folder: str | None) -> None:

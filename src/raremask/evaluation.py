@@ -45,7 +45,7 @@ class Finished:
 
     def form(self) -> tuple:
         """Return what must be equal in runs whose probabilities are averaged."""
-        return self.data.size, self.data.resize, self.data.channels, self.data.bits
+        return self.data.size, self.data.resize, self.data.channels, self.data.bits, self.module.tile
 
 
 def short_names(folders: Sequence[Path], choices: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -67,13 +67,19 @@ def same_images(runs: Sequence[Finished], split: str) -> None:
     Raises:
         BadInput: If they do not have the same images in the split: what one was tested on, another may have learnt.
     """
-    first = {(picture.name, picture.size) for picture in runs[0].data.splits[split].pictures}
+
+    def images(run: Finished) -> set[tuple]:
+        """Names alone do not do: 1.png is in many datasets."""
+        return {(picture.name, picture.size, picture.packed.tobytes()) for picture in run.data.splits[split].pictures}
+
+    first = images(runs[0])
     for run in runs[1:]:
-        names = {(picture.name, picture.size) for picture in run.data.splits[split].pictures}
+        names = images(run)
         if names != first:
             raise BadInput(
                 f"{runs[0].folder} and {run.folder} have only {len(names & first)} of {len(names | first)} {split} "
-                "images in common; an image that one is tested on, another may have learnt. Compare runs of one split."
+                "images (and their masks) in common; an image that one is tested on, another may have learnt. Compare "
+                "runs of one split."
             )
 
 
@@ -86,9 +92,9 @@ def score_again(trainer: pl.Trainer, run: Finished, split: str, checkpoint: str)
         split: `val` or `test`.
         checkpoint: Which of its checkpoints its weights are.
     """
-    images, empty = judge(trainer, run.data, run.module, split, run.selection), run.module.empty
     if split == "test":
         use_test(run.folder)
+    images, empty = judge(trainer, run.data, run.module, split, run.selection), run.module.empty
     if trainer.is_global_zero:
         rows = beside_baselines(images.counts, empty)
         print(f"\n{run.folder}\nMean over images at native size (an empty mask left empty counts as: {empty})")
@@ -146,9 +152,33 @@ def side_by_side(
     if averaged:
         write_split(out / f"per_image_{split}.csv", first.data, split, images, empty)
         table = f"{os.path.relpath(out)}/per_image_{split}.csv"
-        print(f"{TOGETHER}: the mean of their probabilities, {selection.words()}; {table}")
+        how = f"{selection.words()} (of what each chose by itself; not chosen for the mean)"
+        print(f"{TOGETHER}: the mean of their probabilities, {how}; {table}")
     else:
-        print("Not averaged: the runs differ in dataset.size, resize, channels or bits.")
+        print("Not averaged: the runs differ in dataset.size, resize, channels, bits or selection.tile.")
+
+
+def named(run: Finished, split: str, names: object) -> list[str] | None:
+    """Return the names of images that were asked for; None if none were.
+
+    Args:
+        run: Whose images they are.
+        split: `val` or `test`.
+        names: A name, or several; 12 is the image `12`, and 007 arrives here as 7.
+
+    Raises:
+        BadInput: If an image is not in the split.
+    """
+    if names is None:
+        return None
+    asked = [str(names)] if isinstance(names, (str, int)) else [str(name) for name in names]
+    known = [picture.name for picture in run.data.splits[split].pictures]
+    if missing := [name for name in asked if name not in known]:
+        raise BadInput(
+            f"images: there is no {missing[0]} in {split}; it begins with {', '.join(known[:3])}. Quote a name that "
+            "begins with 0: images=[\"'007'\"]"
+        )
+    return asked
 
 
 def comparison(
@@ -160,26 +190,21 @@ def comparison(
         runs: One or more, of the same images.
         judged: What each of them scored.
         split: `val` or `test`.
-        names: Which images; None takes some that are spread evenly from the worst to the best by their mean Dice.
+        names: Which images, see :func:`named`; None takes some, spread evenly from the worst to the best mean Dice.
         most: How many then.
-
-    Raises:
-        BadInput: If an image is not in the split.
     """
-    pictures = runs[0].data.splits[split].pictures
+    pictures = {picture.name: index for index, picture in enumerate(runs[0].data.splits[split].pictures)}
     if names is None:
         dice = np.mean([score(images.counts[""], "one")["dice"] for images in judged], axis=0)
-        order = np.argsort(dice, kind="stable")
+        order = np.array(judged[0].indices)[np.argsort(dice, kind="stable")]
         evenly = np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int)
-        names = [pictures[judged[0].indices[position]].name for position in order[evenly]]
+        names = [list(pictures)[index] for index in order[evenly]]
     rows = []
     for name in names:
         shown = []
         for run in runs:
-            there = {picture.name: index for index, picture in enumerate(run.data.splits[split].pictures)}
-            if name not in there:
-                raise BadInput(f"images: there is no {name} in {split}; it begins with {', '.join(list(there)[:3])}.")
+            index = [picture.name for picture in run.data.splits[split].pictures].index(name)
             predictor = Predictor([run.module.net], run.selection.views, run.module.tile)
-            shown.append(figure_row(predictor, run.selection, run.data.splits[split][there[name]], run.module.empty))
+            shown.append(figure_row(predictor, run.selection, run.data.splits[split][index], run.module.empty))
         rows.append(replace(shown[0], predictions=[one for row in shown for one in row.predictions]))
     return rows

@@ -1,5 +1,6 @@
 """Masks for files of images: reads them as training did, and writes what the network sees at their own size."""
 
+import io
 import os
 import sys
 import warnings
@@ -19,7 +20,7 @@ from raremask.data.pairing import pictures_of
 from raremask.data.readers import read_image, write_image
 from raremask.inference import Predictor, predict
 from raremask.postprocess import Step
-from raremask.runfolder import write_text
+from raremask.runfolder import write_bytes, write_text
 from raremask.selection import together
 from raremask.shipped import Shipped
 from raremask.submission import CocoResults, Submission
@@ -75,22 +76,17 @@ def painter(
         BadInput: If the models prepare images differently.
     """
     first = models[0]
-    if len({(str(one.size), one.resize, one.channels, one.bits) for one in models}) > 1:
-        raise BadInput("runs that predict together must have the same dataset.size, resize, channels and bits.")
-    selection = together([model.selection for model in models])
-    selection = replace(
-        selection,
-        threshold=selection.threshold if threshold is None else threshold,
-        views=views or selection.views,
-    )
+    if len({(str(one.size), one.resize, one.channels, one.bits, str(one.tile)) for one in models}) > 1:
+        raise BadInput("runs that predict together must have the same dataset.size, resize, channels, bits and tile.")
+    chosen = together([model.selection for model in models])
+    threshold = chosen.threshold if threshold is None else threshold
+    selection = replace(chosen, threshold=threshold, views=views or chosen.views)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    words = (
-        selection.words()
-        if mend is None
-        else f"threshold {selection.threshold:g}, views {selection.views}, other steps"
-    )
-    print(f"{len(nets)} network{'s' * (len(nets) > 1)}; {words}; {device}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device=cuda, and PyTorch sees no GPU. Use device=auto or device=cpu.")
+    steps = "" if mend is None else "; other steps than these after the threshold"
+    print(f"{len(nets)} network{'s' * (len(nets) > 1)}; {selection.words()}{steps}; {device}")
     predictor = Predictor(nets, selection.views, first.tile).to(device).eval()
     return Painter(predictor, replace(first, selection=selection), mend or selection.mend())
 
@@ -130,6 +126,8 @@ def predict_files(
         raise BadInput(
             f"{source}: names of images must differ in more than their suffix, or two results would share one."
         )
+    if {path.resolve() for path in results} & {file.resolve() for file in files}:
+        raise BadInput(f"out={out}: the masks would be written over the images; choose another folder.")
     there = [path for path in results if path.exists()]
     if there and not overwrite:
         raise BadInput(f"{there[0]} and {len(there) - 1} more are there; choose another out=, or overwrite=true.")
@@ -142,13 +140,17 @@ def predict_files(
             image, probability, mask = paint(file)
         except BadInput as error:
             broken.append(str(error))
+            for ending in endings:
+                (out / f"{file.stem}{ending}").unlink(missing_ok=True)  # of an earlier prediction
             continue
         shares.append(float(mask.mean()))
         write_image(out / f"{file.stem}.png", mask.astype(np.uint8) * 255)
         if probabilities == "png":
             write_image(out / f"{file.stem}_probability.png", (probability * 65535).round().astype(np.uint16))
         elif probabilities == "npz":
-            np.savez_compressed(out / f"{file.stem}_probability.npz", probability=probability.astype(np.float16))
+            content = io.BytesIO()
+            np.savez_compressed(content, probability=probability.astype(np.float16))
+            write_bytes(out / f"{file.stem}_probability.npz", content.getvalue())
         if overlays:
             write_image(out / f"{file.stem}_overlay.png", figures.outlined(image, mask))
         if submission is not None:
@@ -159,5 +161,6 @@ def predict_files(
     if warning := collapse(shares):
         warnings.warn(warning, stacklevel=2)
     if broken:
-        print(f"{len(broken)} images could not be read, and have no mask:", *broken, sep="\n  ", file=sys.stderr)
+        row = f" and no row in {submission.file}" if submission else ""
+        print(f"{len(broken)} images could not be read, and have no mask{row}:", *broken, sep="\n  ", file=sys.stderr)
     return len(broken)

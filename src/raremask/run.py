@@ -22,6 +22,8 @@ from torch import nn
 from raremask import BadInput, __version__, description, evaluation, shipped
 from raremask.callbacks import LossSwitch, Progress
 from raremask.commandline import runs_of
+from raremask.compare import report
+from raremask.compare.results import Run
 from raremask.data import splits
 from raremask.data.base import ImageMaskData
 from raremask.evaluation import Finished
@@ -42,6 +44,7 @@ from raremask.scoring import (
     load_weights,
     save_choice,
     use_test,
+    write_masks,
     write_split,
 )
 from raremask.selection import Selection
@@ -98,10 +101,11 @@ def train(cfg: DictConfig) -> float:
         module.tile = candidates.pop("tile")
         choice = choose(trainer, data, module, **candidates)
         save_choice(folder, choice, module.tile)
+        use_test(folder)
         judged = {split: judge(trainer, data, module, split, choice.selection) for split in ("val", "test")}
         for split, images in judged.items():
             write_split(folder / f"per_image_{split}.csv", data, split, images, module.empty)
-        use_test(folder)
+        write_masks(folder / "masks_test.csv", data, "test", judged["test"])
         draw(data, module, folder, choice, judged["test"], Paint(**cfg.figures))
         scores = {split: summaries(images.counts, module.empty) for split, images in judged.items()}
         monitored = scores["val"][f"{cfg.monitor.removeprefix('val/')}{DEFAULT}"]
@@ -126,6 +130,7 @@ def evaluate(cfg: DictConfig) -> float:
     quieten()
     runs = _finished([Path(run) for run in runs_of(cfg.run)], cfg.checkpoint)
     evaluation.same_images(runs, cfg.split)
+    shown = evaluation.named(runs[0], cfg.split, cfg.images)
     parts = cfg.trainer if "trainer" in cfg else load_config(runs[0].folder).trainer
     trainer = build_trainer(parts, callbacks=[Progress()], logger=False, enable_checkpointing=False)
     judged = [evaluation.score_again(trainer, run, cfg.split, cfg.checkpoint) for run in runs]
@@ -133,7 +138,7 @@ def evaluate(cfg: DictConfig) -> float:
     if len(runs) > 1:
         evaluation.side_by_side(trainer, runs, judged, cfg.split, out)
     if cfg.figure == "comparison" and trainer.is_global_zero:
-        rows = evaluation.comparison(runs, judged, cfg.split, cfg.images)
+        rows = evaluation.comparison(runs, judged, cfg.split, shown)
         figure = gallery(rows, "", Paint(**cfg.figures), [run.name for run in runs])
         out.mkdir(parents=True, exist_ok=True)
         figure.savefig(out / "comparison.png", dpi=120)
@@ -153,6 +158,8 @@ def _finished(folders: Sequence[Path], checkpoint: str) -> list[Finished]:
         if not file.is_file():
             present = ", ".join(sorted(path.stem for path in file.parent.glob("*.ckpt"))) or "none"
             raise BadInput(f"There is no {file}. Checkpoints in this run: {present}.")
+        if not (folder / SPLIT).is_file():
+            raise BadInput(f"{folder} has no {SPLIT}: which image was in which split is not known.")
         images = OmegaConf.to_yaml(cfg.dataset, resolve=True) + (folder / SPLIT).read_text()
         data, module = build(cfg, data=read.get(images))
         read[images] = data
@@ -195,6 +202,36 @@ def predict(cfg: DictConfig) -> int:
     return predict_files(paint, source, out, cfg.probabilities, cfg.overlays, submission, cfg.overwrite)
 
 
+def compare(cfg: DictConfig) -> None:
+    """Compare runs, and write a report.
+
+    Args:
+        cfg: The composed `conf/compare.yaml`.
+
+    Raises:
+        BadInput: If the runs cannot be compared.
+    """
+    places = [Path(place) for place in runs_of(cfg.runs)]
+    out = Path(cfg.out) if cfg.out else places[0] / "report"
+    paint = Paint(**cfg.figures)
+    print(report.compare(places, out, _images_of, cfg.metric, cfg.baseline, cfg.margin, cfg.draws, paint))
+    print(f"\nReport: {os.path.relpath(out)}/index.html (also report.md, results.csv)")
+
+
+def _images_of(run: Run) -> report.Look:
+    """What gives the images of a run: they are read one by one, not the whole dataset."""
+    cfg = load_config(run.folder).dataset
+    data = instantiate(cfg, augment=None)
+    records = {record.name: record for record in data.records()}
+
+    def look(name: str) -> tuple[np.ndarray, np.ndarray]:
+        if name not in records:
+            raise BadInput(f"{name} is not in the dataset any more")
+        return data.arrays(records[name])[:2]
+
+    return look
+
+
 def network(place: Path, model: Shipped) -> nn.Module:
     """Make the network of a model, with its weights.
 
@@ -209,12 +246,18 @@ def network(place: Path, model: Shipped) -> nn.Module:
     """
     if place.is_file():
         return shipped.OnnxNet(place)
-    arguments = dict(model.network)
+    arguments = dict(model.network) if isinstance(model.network, dict) else {}
+    if "encoder_weights" in arguments:
+        arguments["encoder_weights"] = None  # they are among the weights; nothing is fetched
     target = str(arguments.pop("_target_", None))
     kind = get_class(target) if target.startswith(NETWORKS) else object
     if not (issubclass(kind, nn.Module) and kind.__module__.startswith(NETWORKS)):  # raremask.nets.torch is a way out
         raise BadInput(f"{place}: a network is made by a class in {' or '.join(NETWORKS)}; got {target}.")
-    return shipped.load_weights(place, kind(**arguments))
+    try:
+        net = kind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{place}: the network cannot be made as it says; of another version? {error}") from error
+    return shipped.load_weights(place, net)
 
 
 def load_config(folder: Path) -> DictConfig:

@@ -4,8 +4,9 @@ import csv
 import json
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -18,7 +19,7 @@ BEST, PLAIN = "best checkpoint", "at threshold 0.5"  # rows of a summary
 DEFAULT = "_default"  # of columns: at threshold 0.5, without mending
 SUFFIXES = ("", "_fov", DEFAULT, f"_fov{DEFAULT}")
 #: Columns that hold names, even if they look like numbers.
-TEXT = ("image", "group", "split", "twin", "twin_group", "twin_split")
+TEXT = ("image", "group", "split", "twin", "twin_group", "twin_split", "runs")
 
 #: The scores of a table on the terminal.
 SHOWN = ("dice", "iou", "precision", "recall", "dice_pooled", "dice_fov")
@@ -78,7 +79,8 @@ def status(folder: Path, **facts: object) -> Iterator[None]:
         folder: The run's folder.
         **facts: Written along: which dataset, model, loss, seed.
     """
-    started = _now()
+    started, clock = _now(), time.monotonic()
+    _forget_peak()
 
     def write(state: str, **more: object) -> None:
         record = {"state": state, **facts, "started": started, **more}
@@ -93,7 +95,23 @@ def status(folder: Path, **facts: object) -> Iterator[None]:
         )
         write("failed", ended=_now(), reason=reason)
         raise
-    write("done", ended=_now())
+    write("done", ended=_now(), seconds=round(time.monotonic() - clock, 1), memory_gib=_peak())
+
+
+def _forget_peak() -> None:
+    """Let the peak of this process's memory start anew, where the system can (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> float | None:
+    """The largest memory of this process since then, in GiB, or None where the system does not say."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line for line in lines if line.startswith("VmHWM:")]
+    return round(int(found[0].split()[1]) / 2**20, 2) if found else None
 
 
 def _now() -> str:

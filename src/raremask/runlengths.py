@@ -64,25 +64,35 @@ class RunLengths:
         Raises:
             ValueError: If a number is missing or not whole, or runs leave the image or overlap.
         """
+        starts, ends = self.spans(text, size[0] * size[1])
+        edges = np.stack([starts, ends], axis=1).ravel()
+        return from_counts(np.diff(edges, prepend=0, append=size[0] * size[1]), size, self.order)
+
+    def spans(self, text: str, pixels: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return first pixels and ends of the runs, `(n,)` int64 each, counted from 0 and sorted.
+
+        Args:
+            text: As in :meth:`read`.
+            pixels: How many there are in the mask; None does not look whether a run goes beyond.
+
+        Raises:
+            ValueError: As in :meth:`read`.
+        """
         starts, lengths = self.pairs(text).T
-        if not len(starts):
-            return np.zeros(size, bool)
-        pixels = size[0] * size[1]
-        if self.relative:
+        if self.relative and len(starts):
             starts = np.cumsum(starts) + np.concatenate([[0], np.cumsum(lengths[:-1])])
         starts = starts - self.start
         ends = starts + lengths
-        if len(starts) and (starts.min() < 0 or lengths.min() < 1 or ends.max() > pixels):
-            raise ValueError(
-                f"run lengths leave the image: pixels are counted from {self.start} to {pixels - 1 + self.start}"
-            )
+        if len(starts) and (
+            starts.min() < 0 or lengths.min() < 1 or ends.max() > (ends.max() if pixels is None else pixels)
+        ):
+            last = "" if pixels is None else f" to {pixels - 1 + self.start}"
+            raise ValueError(f"run lengths leave the image: pixels are counted from {self.start}{last}")
         order = np.argsort(starts, kind="stable")
         starts, ends = starts[order], ends[order]
         if (ends[:-1] > starts[1:]).any():
             raise ValueError("run lengths overlap")
-        return from_counts(
-            np.diff(np.stack([starts, ends], axis=1).ravel(), prepend=0, append=pixels), size, self.order
-        )
+        return starts, ends
 
     def pairs(self, text: str) -> np.ndarray:
         """Return the numbers of run lengths as they stand there, `(n, 2)` int64: starts and lengths.
@@ -91,6 +101,8 @@ class RunLengths:
             ValueError: If a number is missing, not whole, or of more than 18 digits.
         """
         text = text.strip()
+        if not text and self.empty:
+            raise ValueError(f"an empty mask is written as {self.empty}, and here is nothing")
         numbers = [] if text == self.empty else text.split()
         if len(numbers) % 2 or not all(number.isdecimal() and number.isascii() for number in numbers):
             raise ValueError(f"run lengths are pairs of a start and a length, whole numbers; got {text[:40]!r}")

@@ -12,16 +12,18 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 
-from raremask import figures
+from raremask import BadInput, figures
 from raremask.callbacks import figure_row
 from raremask.data.base import ImageMaskData
 from raremask.data.memory import Shelf
 from raremask.inference import Predictor
 from raremask.metrics.calibration import histogram, reliability
 from raremask.metrics.image import image_scores
+from raremask.metrics.objects import count_objects
 from raremask.metrics.overlap import SCORES, pixel_counts, score
 from raremask.module import Segmenter
-from raremask.runfolder import DEFAULT, read_table, write_scores, write_text
+from raremask.runfolder import DEFAULT, read_table, write_scores, write_table, write_text
+from raremask.runlengths import RunLengths
 from raremask.selection import Choice, Selection, select
 
 SELECTION = "selection.json"  # in a run's folder: what was chosen on validation
@@ -43,12 +45,14 @@ class Judged:
             `"_default"` at threshold 0.5 without any mending.
         more: Every further score of each image, by name; inside the field of view under names that end in `_fov`.
         counted: `(2, BINS)` histogram of all their probabilities.
+        painted: The mask of each as it was painted, as run lengths (down the columns, from 1).
     """
 
     indices: list[int]
     counts: dict[str, np.ndarray]
     more: list[dict[str, float]]
     counted: np.ndarray
+    painted: list[str]
 
     def shares(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the share of foreground of each prediction and of each mask, `(n,)`."""
@@ -89,16 +93,19 @@ def judge(trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, split: st
         if picture.valid is not None:
             inside = image_scores(probability, prediction, mask, picture.native_valid()[0].numpy(), module.empty)
             scores |= {f"{name}_fov": value for name, value in inside.items() if name not in SCORES}
-        rows[index] = counts_of(index, prediction, "") | plain[index], scores, histogram(probability, mask)
+        scores["objects"] = float(count_objects(mask))
+        counts = counts_of(index, prediction, "") | plain[index]
+        rows[index] = counts, scores, histogram(probability, mask), RunLengths().write(prediction)
 
     if selection.views != "none":
         _predict(trainer, data, module, split, "none", receive_plain)
     _predict(trainer, data, module, split, selection.views, receive)
     merged = _gathered(rows)
     suffixes = next(iter(merged.values()))[0]
-    counts = {suffix: np.array([row[suffix] for row, _, _ in merged.values()]) for suffix in suffixes}
-    more = [{name: value for name, value in scores.items() if name not in SCORES} for _, scores, _ in merged.values()]
-    return Judged(list(merged), counts, more, sum(counted for _, _, counted in merged.values()))
+    counted, scored, histograms, painted = zip(*merged.values(), strict=True)
+    counts = {suffix: np.array([row[suffix] for row in counted]) for suffix in suffixes}
+    more = [{name: value for name, value in scores.items() if name not in SCORES} for scores in scored]
+    return Judged(list(merged), counts, more, sum(histograms), list(painted))
 
 
 def choose(
@@ -159,8 +166,13 @@ def _gathered(rows: dict[int, Any]) -> dict[int, Any]:
 
 @rank_zero_only
 def save_choice(folder: Path, choice: Choice, tile: Sequence[int] | None) -> None:
-    """Write what was chosen on validation, how it came about, and that the test split has not been used yet."""
-    facts = choice.facts() | {"tile": None if tile is None else list(tile), "test_uses": 0}
+    """Write what was chosen on validation, how it came about, and how often the test split was used so far.
+
+    A longer run chooses anew, but what it has looked at it has looked at.
+    """
+    file = folder / SELECTION
+    uses = json.loads(file.read_text())["test_uses"] if file.is_file() else 0
+    facts = choice.facts() | {"tile": None if tile is None else list(tile), "test_uses": uses}
     write_text(folder / SELECTION, json.dumps(facts, indent=2) + "\n")
 
 
@@ -168,8 +180,11 @@ def load_choice(folder: Path) -> tuple[Selection, Sequence[int] | None]:
     """Return the selection of a run and its tile; that of threshold 0.5 if it ended before there was one."""
     if not (folder / SELECTION).is_file():
         return Selection(), None
-    facts = json.loads((folder / SELECTION).read_text())
-    return Selection(**facts["selection"]), facts["tile"]
+    try:
+        facts = json.loads((folder / SELECTION).read_text())
+        return Selection(**facts["selection"]), facts["tile"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{folder / SELECTION} is damaged: {error}") from error
 
 
 @rank_zero_only
@@ -195,6 +210,17 @@ def write_split(path: Path, data: ImageMaskData, split: str, images: Judged, emp
     pictures = [data.splits[split].pictures[index] for index in images.indices]
     names, groups = [picture.name for picture in pictures], [picture.group for picture in pictures]
     write_scores(path, names, groups, images.counts, empty, images.more)
+
+
+@rank_zero_only
+def write_masks(path: Path, data: ImageMaskData, split: str, images: Judged) -> None:
+    """Write the masks that were painted, as run lengths: pictures can be drawn of them without the network."""
+    pictures = [data.splits[split].pictures[index] for index in images.indices]
+    rows = [
+        {"image": picture.name, "height": picture.size[0], "width": picture.size[1], "runs": runs}
+        for picture, runs in zip(pictures, images.painted, strict=True)
+    ]
+    write_table(path, rows)
 
 
 @rank_zero_only

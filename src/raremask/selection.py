@@ -75,13 +75,19 @@ class Selection:
 
 
 def together(selections: Sequence[Selection]) -> Selection:
-    """Return the selection of networks whose probabilities are averaged: the mean of their thresholds, else the first.
+    """Return the selection of networks whose probabilities are averaged: their mean threshold, and what all agree on.
 
-    >>> together([Selection(0.2, "flips"), Selection(0.4)])
-    Selection(threshold=0.3, views='flips', min_area=0, largest=False, holes=False)
+    >>> together([Selection(0.2, "flips", 50, holes=True), Selection(0.4, "flips", 20)])
+    Selection(threshold=0.3, views='flips', min_area=20, largest=False, holes=False)
     """
-    threshold = float(np.mean([selection.threshold for selection in selections]))
-    return replace(selections[0], threshold=round(threshold, 6))
+    views = {selection.views for selection in selections}
+    return Selection(
+        threshold=round(float(np.mean([selection.threshold for selection in selections])), 6),
+        views=views.pop() if len(views) == 1 else "none",
+        min_area=min(selection.min_area for selection in selections),
+        largest=all(selection.largest for selection in selections),
+        holes=all(selection.holes for selection in selections),
+    )
 
 
 @dataclass(frozen=True)
@@ -212,7 +218,7 @@ def convincing(values: np.ndarray, than: np.ndarray) -> bool:
     """
     difference = (values - than)[np.isfinite(values - than)]
     error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else np.inf
-    return _mean(values) - _mean(than) > max(MARGIN, error)
+    return bool(_mean(values) - _mean(than) > max(MARGIN, error))
 
 
 def _mean(values: np.ndarray) -> float:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -23,13 +24,18 @@ FACTS, WEIGHTS = "model.json", "model.safetensors"
 KEY = "raremask"  # of the facts in the metadata of an exported file
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 MISSING = "ONNX needs more packages: pip install raremask[onnx]"
+CLOSE = 1e-3  # between probabilities: more is another network
 CLASSES = ["background", "foreground"]
-INTERFACE = (
-    "image: (batch, channels, height, width) float32, the values of 8 bits divided by 255, brought to `size` as "
-    "`resize` says (null: as it is); the network standardises it. logits: (batch, 1, height, width); their sigmoid is "
-    "the probability of the foreground. Bring it to the image's own size (bilinear), then take what is more than "
-    "selection.threshold, then min_area, largest, holes."
-)
+INTERFACE = """\
+Image: gray or RGB, 8 bits (of 16-bit files the upper 8 of the bits in use). Bring it to `size` (null: as it is): \
+`stretch` both sides, or with `pad` keep the proportions, centre it and fill up with black; smaller by area, larger \
+bilinearly. Divide by 255: input `image`, float32 (batch, channels, height, width); the network standardises it. The \
+output `logits`, (batch, 1, height, width): their sigmoid is the probability of the foreground. `tile` (if not \
+null): larger images are cut into windows of that size which overlap by half, blended with a Gaussian of an eighth \
+of the window. selection.views: flips is the mean over the image mirrored in both directions (4), turns also turned \
+by quarters (8), scales the flips at 0.75, 1 and 1.25 times the size (12). Cut off what was padded, bring the \
+probability to the size of the image's file (bilinear), take what is more than selection.threshold; then drop pieces \
+below min_area pixels, keep the largest piece, fill holes, as the selection says."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,9 @@ class Shipped:
         selection: What turns its probabilities into masks.
         tile: Height and width of the windows that larger images are cut into, or None.
         provenance: Where it comes from: dataset, loss, seed, scores, versions.
+
+    Raises:
+        ValueError: If a value is none of those.
     """
 
     network: Mapping[str, Any]
@@ -55,6 +64,15 @@ class Shipped:
     selection: Selection
     tile: Sequence[int] | None
     provenance: Mapping[str, Any]
+
+    def __post_init__(self):
+        for name, value in (("size", self.size), ("tile", self.tile)):
+            if value is not None and not (
+                len(value) == 2 and all(isinstance(side, int) and side > 0 for side in value)
+            ):
+                raise ValueError(f"{name} must be [height, width] in pixels, or null; got {value}")
+        if self.channels not in (1, 3) or self.resize not in ("stretch", "pad") or self.bits not in range(8, 17):
+            raise ValueError(f"channels, resize or bits is none: {self.channels}, {self.resize}, {self.bits}")
 
     def text(self) -> str:
         """Return it as JSON."""
@@ -103,9 +121,8 @@ def read(place: Path) -> Shipped:
     Raises:
         BadInput: If they are not there or not ours.
     """
-    text = _metadata(place) if place.is_file() else (place / FACTS).read_text(encoding="utf-8")
     try:
-        facts = json.loads(text)
+        facts = json.loads(_metadata(place) if place.is_file() else (place / FACTS).read_text(encoding="utf-8"))
         facts = {name: facts[name] for name in Shipped.__dataclass_fields__}
         return replace(Shipped(**facts), selection=Selection(**facts["selection"]))
     except (ValueError, KeyError, TypeError) as error:
@@ -157,7 +174,7 @@ def export(model: Shipped, net: nn.Module, kind: str, file: Path) -> float:
         The largest difference of a probability between the network and the file, over images of several sizes.
 
     Raises:
-        BadInput: If a package is missing.
+        BadInput: If a package is missing, or the file computes something else; then there is none.
     """
     height, width = model.size or (96, 96)
     sizes = [(height, width), (height + 5, width + 3), (max(64, height // 2), max(64, width // 2 + 1))]
@@ -165,6 +182,7 @@ def export(model: Shipped, net: nn.Module, kind: str, file: Path) -> float:
     images = [torch.rand(2, model.channels, *size, generator=random) for size in sizes]
     anything = {"image": dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)}
     file.parent.mkdir(parents=True, exist_ok=True)
+    final, file = file, file.with_name(f".partial.{file.name}")  # nobody takes what has not been compared
     net = net.eval()
     program = torch.export.export(net, (images[1],), dynamic_shapes=anything)
     if kind == "torch_export":
@@ -174,7 +192,14 @@ def export(model: Shipped, net: nn.Module, kind: str, file: Path) -> float:
         _to_onnx(program, model, file)
         again = OnnxNet(file)
     with torch.no_grad():
-        return max(float((torch.sigmoid(net(image)) - torch.sigmoid(again(image))).abs().max()) for image in images)
+        far = [float((torch.sigmoid(net(image)) - torch.sigmoid(again(image))).abs().max()) for image in images]
+    if not max(far) <= CLOSE or not np.isfinite(far).all():
+        file.unlink()
+        raise BadInput(
+            f"the exported file computes other probabilities than the network: {max(far):.2g} apart, or NaN."
+        )
+    file.replace(final)
+    return max(far)
 
 
 def _to_onnx(program: torch.export.ExportedProgram, model: Shipped, file: Path) -> None:

@@ -82,6 +82,9 @@ class CocoResults:
         category: Number of the class.
         score: Of every object: a mask has been thresholded, and ranks nothing.
 
+    Raises:
+        ValueError: If one of them is no number.
+
     Source:
         https://cocodataset.org/#format-results
 
@@ -93,6 +96,8 @@ class CocoResults:
     file = "submission.json"
 
     def __init__(self, category: int = 1, score: float = 1.0):
+        if not isinstance(category, int) or not isinstance(score, (int, float)):
+            raise ValueError(f"category must be a whole number, score a number; got {category!r} and {score!r}")
         self.category, self.score = category, score
 
     def write(self, mask: np.ndarray) -> dict[str, Any]:
@@ -168,8 +173,9 @@ def faults(
     columns = [list(rows[0]) for rows in tables]
     if len(columns[1]) != 2:
         raise BadInput(f"{sample}: a sample submission has two columns; got {', '.join(columns[1])}.")
-    if columns[0] != columns[1]:
-        raise BadInput(f"{mine}: columns must be {', '.join(columns[1])}; got {', '.join(columns[0])}.")
+    heads = [path.read_bytes().split(b"\n")[0].strip() for path in (mine, sample)]
+    if heads[0] != heads[1]:  # to the letter: a server may not take another case, semicolons or a mark before the text
+        raise BadInput(f"{mine}: the first line must be {heads[1].decode()!r}; got {heads[0].decode()!r}.")
     key, cell = columns[1]
     names, wanted = ([row[key] for row in rows] for rows in tables)
     found = []
@@ -186,7 +192,7 @@ def faults(
     for row in tables[0]:
         try:
             if size is None:
-                style.pairs(row[cell])
+                style.spans(row[cell])
             else:
                 shares.append(float(style.read(row[cell], size).mean()))
         except ValueError as error:

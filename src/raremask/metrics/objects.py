@@ -7,6 +7,11 @@ from skimage.morphology import skeletonize
 from raremask.metrics.surface import around
 
 
+def count_objects(mask: np.ndarray) -> int:
+    """Return how many connected pieces of foreground (8 neighbours) there are in a mask, `(H, W)` boolean."""
+    return _labels(mask[around(mask)])[1] if mask.any() else 0
+
+
 def detection_scores(prediction: np.ndarray, mask: np.ndarray, least: float = 0.1) -> dict[str, float]:
     """Count objects instead of pixels: small ones weigh as much as large ones.
 

@@ -1,0 +1,118 @@
+"""Measure whether the statistics of a comparison keep what they promise: writes docs/statistics.md.
+
+    python scripts/study_statistics.py
+
+Scores are made up so that two losses do not differ in truth: each patient has a level of its own, several images
+around it, and a liking for one of the losses; each seed shifts all scores of its run. Then it is counted how often 95 %
+intervals hold the truth, and how often a difference is claimed.
+"""
+
+import datetime
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from raremask.compare.statistics import by_group, estimate, means, pairs, permutation_test, resample
+
+PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
+#: Groups, images of each (on average), seeds, spread of the seeds, of a group's liking for a loss.
+CASES = (
+    (7, 20, 3, 0.01, 0.02),
+    (7, 20, 3, 0.0, 0.02),
+    (7, 20, 3, 0.03, 0.0),
+    (29, 20, 3, 0.01, 0.02),
+    (50, 4, 5, 0.01, 0.02),
+    (20, 1, 3, 0.01, 0.02),
+    (100, 1, 3, 0.02, 0.02),
+)
+DRAWS = 400
+COLUMNS = (
+    "groups",
+    "images each",
+    "seeds",
+    "spread of seeds",
+    "of liking",
+    "mean",
+    "difference",
+    "percentile bootstrap",
+    "permutation alone",
+    "told apart",
+)
+INTRODUCTION = """\
+Written by `scripts/study_statistics.py` on {date}: {times} made-up comparisons a row, of two losses that do not
+differ. Scores vary by patient (.1), by image (.1), by run and image (.05), and as the row says by seed and by how
+much a patient suits a loss. `mean`, `difference`, `percentile bootstrap`: how often 95 % intervals hold the truth
+(wanted: .95). `permutation alone`, `told apart`: how often a difference is claimed at 5 % (wanted: .05 or less)."""
+EXPLANATION = """\
+`mean` and `difference` are the intervals of the report; `percentile bootstrap` is what they would be without
+Student's t and the seeds' own variance. `permutation alone` takes the trained networks as given, so seeds that
+differ make it claim too much; `told apart` is what the report goes by: the corrected permutation test and the
+interval together."""
+
+
+def made_up(groups: int, images: int, seeds: int, shift: float, liking: float, random: np.random.Generator):
+    """Draw scores `(S, N)` of two losses that do not differ, and the group of each image `(N,)`."""
+    sizes = (
+        random.integers(max(1, images // 2), images + images // 2 + 1, groups) if images > 1 else np.ones(groups, int)
+    )
+    group = np.repeat(np.arange(groups), sizes)
+    shared = random.normal(0, 0.1, groups)[group] + random.normal(0, 0.1, len(group))
+    losses = [
+        shared
+        + random.normal(0, liking, groups)[group]
+        + random.normal(0, shift, (seeds, 1))
+        + random.normal(0, 0.05, (seeds, len(group)))
+        for _ in range(2)
+    ]
+    return losses, group
+
+
+def percentiles_hold(losses: list[np.ndarray], weights: np.ndarray, random: np.random.Generator) -> bool:
+    """Whether the percentiles of a bootstrap over groups, images and seeds hold the true difference, 0."""
+    drawn = []
+    for part in losses:
+        chosen = random.integers(len(part), size=(len(weights), len(part)))
+        drawn.append(np.take_along_axis(means(part, weights), chosen, axis=1).mean(axis=1))
+    low, high = np.percentile(drawn[0] - drawn[1], [2.5, 97.5])
+    return low <= 0 <= high
+
+
+def measure(case: tuple, times: int, random: np.random.Generator) -> dict[str, float]:
+    """Return how often intervals held and differences were claimed, as shares."""
+    hits = dict.fromkeys(("mean", "difference", "percentiles", "permutation", "told apart"), 0)
+    for _ in range(times):
+        losses, group = made_up(*case, random)
+        weights = resample(group, DRAWS, random)
+        one, two = estimate(losses[:1], [1], group, weights), estimate(losses, [1, -1], group, weights)
+        hits["mean"] += one.low <= 0 <= one.high
+        hits["difference"] += two.low <= 0 <= two.high
+        hits["percentiles"] += percentiles_hold(losses, weights, random)
+        sums, _ = by_group(losses[0].mean(axis=0) - losses[1].mean(axis=0), group)
+        hits["permutation"] += permutation_test(sums, 500, random) < 0.05
+        compared = pairs({"one": losses[0], "two": losses[1]}, group, weights, times=500)
+        hits["told apart"] += next(iter(compared.values())).told_apart
+    return {name: count / times for name, count in hits.items()}
+
+
+def page(times: int = 1000) -> str:
+    """Return the Markdown page."""
+    random = np.random.default_rng(0)
+    lines = [
+        "# Whether the statistics keep what they promise",
+        "",
+        INTRODUCTION.format(date=datetime.date.today(), times=times),
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|" + "---|" * len(COLUMNS),
+    ]
+    for case in CASES:
+        found = measure(case, times, random)
+        lines.append("| " + " | ".join([*map(str, case), *(f"{value:.3f}" for value in found.values())]) + " |")
+        print(lines[-1], file=sys.stderr)
+    lines += ["", EXPLANATION, ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

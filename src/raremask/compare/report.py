@@ -1,0 +1,325 @@
+"""What a comparison says, from the runs' tables to the pages."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from raremask import BadInput
+from raremask.compare import drawings, results
+from raremask.compare.document import Grid, Notes, Paragraph, Picture, Section, write
+from raremask.compare.results import Run, Table
+from raremask.compare.statistics import Estimate, Pair, cliques, estimate, pairs, ranks, resample
+from raremask.figures import Paint, Row, gallery
+from raremask.runfolder import read_table, write_text
+from raremask.runlengths import RunLengths
+
+#: Columns of the table of scores, if the runs have them, and what they are called.
+SHOWN = {
+    "dice": "Dice",
+    "dice_default": "Dice at 0.5",
+    "iou": "IoU",
+    "dice_fov": "Dice in view",
+    "nsd": "surface Dice",
+    "hd95": "HD95 (px)",
+    "boundary_iou": "boundary IoU",
+    "centreline_dice": "clDice",
+    "object_f1": "object F1",
+    "ece": "ECE",
+}
+LOWER = {"hd95", "asd", "brier", "ece"}  # of which less is better
+BASELINES = ("bce_dice", "bce", "dice")  # the first of these that is there is what others are measured by
+PAINTED = 6  # losses, at most, beside each other in a picture
+IMAGES = 4  # on which they differ most
+
+#: Gives an image `(h, w, C)` and its mask `(h, w)` by name, or raises BadInput.
+Look = Callable[[str], tuple[np.ndarray, np.ndarray]]
+
+
+def compare(
+    places: Sequence[Path],
+    out: Path,
+    look: Callable[[Run], Look],
+    metric: str = "dice",
+    baseline: str | None = None,
+    margin: float = 0.01,
+    draws: int = 2000,
+    paint: Paint | None = None,
+) -> str:
+    """Compare runs and write the report: `index.html`, `report.md` with pictures, `results.csv`.
+
+    Args:
+        places: Folders at or below which the runs lie.
+        out: Folder of the report; an older one is written over.
+        look: Makes of a run what gives its test images.
+        metric: The score of an image that decides; more is better.
+        baseline: Label by which the others are measured; None takes the first of `BASELINES` that is there.
+        margin: Differences below this do not matter.
+        draws: Of the bootstrap.
+        paint: How predictions are painted.
+
+    Returns:
+        The headline.
+
+    Raises:
+        BadInput: If the runs cannot be compared, or a setting is unknown.
+    """
+    if metric.removesuffix("_fov") in LOWER:
+        raise BadInput(f"metric={metric}: less of it is better; decide by a score of which more is better.")
+    runs = results.labelled([results.read(folder) for folder in results.find(places)])
+    table = results.table(runs, metric)
+    weights = resample(table.groups, draws, np.random.default_rng(0))
+    means = {label: estimate([scores], [1], table.groups, weights) for label, scores in table.scores.items()}
+    means = dict(sorted(means.items(), key=lambda item: -np.nan_to_num(item[1].value, nan=-np.inf)))
+    table = Table(**(vars(table) | {"scores": {label: table.scores[label] for label in means}}))
+    if baseline is not None and baseline not in means:
+        raise BadInput(f"baseline={baseline} is not among the runs: {', '.join(means)}")
+    baseline = baseline or next((name for name in BASELINES if name in means), None)
+    found = pairs(table.scores, table.groups, weights, margin)
+    name = SHOWN.get(metric, metric)
+    headline = words(means, found, baseline, margin, name)
+    done = [run for run in runs if run.rows]
+    sections = [
+        Section("", [Paragraph(headline, lead=True), Paragraph(_about(runs, table))]),
+        Section("", _noted(results.warnings(runs, table))),
+        Section("Scores", [_scores(runs, table, weights)]),
+        Section("Who is told apart", _told_apart(means, found, table, weights, margin, name)),
+        Section("Where they differ", _where(done, table, metric, name, look, paint)),
+        Section("How they learnt", _learnt(done, table, metric)),
+        Section("How this was computed", [Paragraph(METHOD.format(draws=draws, margin=margin))]),
+    ]
+    footer = f"Made by raremask from {len(runs)} runs below {', '.join(map(str, places))}."
+    write(out, f"{runs[0].settings.get('dataset', 'runs')}: which loss, by how much, how sure", sections, footer)
+    write_text(out / "results.csv", _tidy(done))
+    return headline
+
+
+METHOD = """\
+The score of a run is the mean over images; of a loss, the mean over its seeds. Intervals (95 %): the variance of a \
+bootstrap that draws groups with replacement and images within them ({draws} draws), plus the variance between seeds, \
+with Student's t and the degrees of freedom of Welch and Satterthwaite. Permutation: the signs of the groups' \
+differences are changed, all ways up to 14 groups, 20,000 random ones beyond; Holm corrects for the number of pairs. \
+Told apart: the corrected permutation test and the interval both say so, at 5 %. Equivalent: the interval lies within \
+{margin:g} on both sides of 0. Could have shown: the smallest true difference that a test of this error finds four \
+times of five, before any correction."""
+
+
+def words(
+    means: Mapping[str, Estimate],
+    found: Mapping[tuple[str, str], Pair],
+    baseline: str | None,
+    margin: float,
+    metric: str,
+) -> str:
+    """Say in a sentence or two which is best, by how much, and how sure that is.
+
+    Args:
+        means: By label, the best first.
+        found: Every pair, the better one first.
+        baseline: Label of the baseline, or None.
+        margin: Differences below this do not matter.
+        metric: What the score is called.
+    """
+    labels = list(means)
+    best = labels[0]
+    said = [f"{best} has the highest mean {metric}: {span(means[best])}."]
+    if len(labels) == 1:
+        return f"{said[0]} There is nothing to compare it with."
+    others = [labels[1]] + [baseline] * (baseline not in (None, best, labels[1]))
+    for other, role in zip(others, ("the runner-up", "the baseline"), strict=False):
+        pair = found[best, other]
+        role = "the runner-up and the baseline" if other == labels[1] == baseline else role
+        said.append(f"That is {span(pair.difference)} more than {other}, {role}: {verdict(pair, margin)}.")
+    return " ".join(said)
+
+
+def verdict(pair: Pair, margin: float) -> str:
+    """Say what is known about a pair."""
+    if pair.told_apart:
+        return f"told apart (p = {pair.holm:.2g} after correction)"
+    if pair.equivalent(margin):
+        return f"equivalent within {margin:g}"
+    if not np.isfinite(pair.detectable):
+        return "not told apart; one group alone shows nothing"
+    return f"not told apart; these images and seeds could have shown {pair.detectable:.3f}"
+
+
+def span(one: Estimate) -> str:
+    """Write an estimate with its interval.
+
+    >>> span(Estimate(0.5, 0.4, 0.6, 0.05, 10))
+    '0.500 (0.400 to 0.600)'
+    """
+    if not np.isfinite(one.low):
+        return f"{one.value:.3f} (no interval: a single group)"
+    return f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
+
+
+def _about(runs: Sequence[Run], table: Table) -> str:
+    seeds = sorted({len(scores) for scores in table.scores.values()})
+    span_of_seeds = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    groups = len(set(table.groups.tolist()))
+    policy = ", ".join(sorted({run.facts.get("empty", "?") for run in runs}))
+    return (
+        f"{len(table.images)} test images of {groups} groups, {len(table.scores)} losses or settings, "
+        f"{span_of_seeds} seeds each. Threshold and mending of "
+        f"each run were chosen on validation. An empty mask left empty counts as: {policy}."
+    )
+
+
+def _noted(lines: Sequence[str]) -> list[Notes]:
+    return [Notes("What a reviewer would object to", lines)] if lines else []
+
+
+def _scores(runs: Sequence[Run], table: Table, weights: np.ndarray) -> Grid:
+    """A row for each label: means with intervals, spread over seeds, what went wrong, and what it cost."""
+    columns = [column for column in SHOWN if any(column in row for run in runs for row in run.rows.values())]
+    laid = {column: results.table(runs, column).scores for column in columns}
+    rows = []
+    for label in table.scores:
+        mine = [run for run in runs if run.label == label]
+        cells = [label]
+        for column in columns:
+            one = estimate([laid[column][label]], [1], table.groups, weights)
+            low = max(one.low, 0.0)  # no score here is below 0; Student does not know
+            high = one.high if column in ("hd95",) else min(one.high, 1.0)
+            digits = 1 if column == "hd95" else 3
+            ends = f" ({low:.{digits}f}-{high:.{digits}f})" if np.isfinite(one.low) else ""
+            cells.append(f"{one.value:.{digits}f}{ends}")
+        seeds = np.nanmean(table.scores[label], axis=1)
+        cells.append(f"{seeds.std(ddof=1):.3f}" if len(seeds) > 1 else "one seed")
+        wrong = sum(bool(run.collapsed) or not run.rows for run in mine)
+        cells.append(f"{wrong} of {len(mine)}")
+        cells.append(_mean([run.facts.get("seconds") for run in mine], "{:.0f} s"))
+        cells.append(_mean([run.facts.get("memory_gib") for run in mine], "{:.1f} GiB"))
+        cells.append(_mean([run.threshold_drop() for run in mine], "{:.3f}"))
+        rows.append(cells)
+    more = ["spread over seeds", "collapsed or failed", "time", "memory", "lost at threshold ± 0.1"]
+    return Grid(["", *(SHOWN[column] for column in columns), *more], rows)
+
+
+def _mean(values: Sequence[float | None], form: str) -> str:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return form.format(np.mean(known)) if known else "-"
+
+
+def _told_apart(
+    means: Mapping[str, Estimate],
+    found: Mapping[tuple[str, str], Pair],
+    table: Table,
+    weights: np.ndarray,
+    margin: float,
+    metric: str,
+) -> list[Grid | Picture | Paragraph]:
+    if len(means) < 2:
+        return []
+    labels = list(means)
+    stretches = cliques(labels, lambda one, other: found[one, other].told_apart)
+    columns = ("better", "worse", "difference", "permutation", "Holm", "Wilcoxon", "effect", "win/tie/loss", "verdict")
+    rows = [
+        [
+            first,
+            second,
+            span(pair.difference),
+            f"{pair.permutation:.2g}",
+            f"{pair.holm:.2g}",
+            f"{pair.wilcoxon:.2g}",
+            f"{pair.effect:.2f}",
+            f"{pair.wins}/{pair.ties}/{pair.losses}",
+            verdict(pair, margin),
+        ]
+        for (first, second), pair in found.items()
+    ]
+    order = ranks(table.scores, weights)
+    return [
+        Picture(
+            "critical_difference", drawings.critical_difference(means, stretches, metric), "Means, the best on top."
+        ),
+        Picture("differences", drawings.differences(found, margin), "Difference of every pair, the better one first."),
+        Grid(columns, rows),
+        Picture("ranking", drawings.ranking({label: order[label] for label in labels}), "How sure the ranking is."),
+    ]
+
+
+def _where(
+    runs: Sequence[Run], table: Table, metric: str, name: str, look: Callable[[Run], Look], paint: Paint | None
+) -> list[Paragraph | Picture]:
+    panels = [
+        ("share of foreground", table.foreground, True),
+        ("mean area of an object (pixels)", table.object_size, False),
+    ]
+    blocks: list[Paragraph | Picture] = [
+        Picture("where", drawings.against(table.scores, panels, name), f"{name} of each image, and means over bins.")
+    ]
+    if len(table.scores) < 2:
+        return blocks
+    each = np.array([scores.mean(axis=0) for scores in table.scores.values()])
+    order = np.argsort(-np.nan_to_num(each.std(axis=0)), kind="stable")[:IMAGES]
+    names = [table.images[index] for index in order]
+    shown = [next(run for run in runs if run.label == label) for label in list(table.scores)[:PAINTED]]
+    try:
+        rows = _painted(shown, names, look, metric)
+    except BadInput as error:
+        return [*blocks, Paragraph(f"The images on which they differ most are {', '.join(names)}; not drawn: {error}")]
+    figure = gallery(rows, "", paint, [run.label for run in shown])
+    caption = f"Test images on which they differ most, each loss by its first seed; {name} over each."
+    return [*blocks, Picture("disagreement", figure, caption, dpi=90)]
+
+
+def _painted(runs: Sequence[Run], names: Sequence[str], look: Callable[[Run], Look], metric: str) -> list[Row]:
+    """Rows of a gallery from the masks that the runs have left.
+
+    Raises:
+        BadInput: If an image or a mask is not at hand.
+    """
+    masks = []
+    for run in runs:
+        folders = [other.folder for other in runs if (other.label, other.seed) == (run.label, run.seed)]
+        files = [folder / "masks_test.csv" for folder in folders]
+        if missing := [file for file in files if not file.is_file()]:
+            raise BadInput(f"there is no {missing[0]}")
+        masks.append({row["image"]: row for file in files for row in read_table(file)})
+    see, rows = look(runs[0]), []
+    for name in names:
+        image, mask = see(name)
+        shown = []
+        for run, painted in zip(runs, masks, strict=True):
+            if name not in painted:
+                raise BadInput(f"{run.folder} has no mask of {name}")
+            row = painted[name]
+            value = run.rows[name].get(metric, math.nan)
+            shown.append(
+                (f"{name}  {value:.3f}", RunLengths().read(row.get("runs", ""), (row["height"], row["width"])))
+            )
+        rows.append(Row(image, mask, shown))
+    return rows
+
+
+def _learnt(runs: Sequence[Run], table: Table, metric: str) -> list[Picture]:
+    histories = {label: [run.history for run in runs if run.label == label] for label in table.scores}
+    curves = {
+        label: [(run.selection["curve"], run.selection["selection"]["threshold"]) for run in runs if run.label == label]
+        for label in table.scores
+    }
+    chosen_by = next(iter(runs)).selection["metric"]
+    return [
+        Picture("learning", drawings.learning(histories, "val/dice"), "Dice on validation; thick: means over runs."),
+        Picture("thresholds", drawings.thresholds(curves, chosen_by), "Thresholds; points: what was chosen."),
+    ]
+
+
+def _tidy(runs: Sequence[Run]) -> str:
+    """All scores of all runs as one CSV: a row for each run and image."""
+    rows = [
+        {"label": run.label, "seed": run.seed, "fold": run.fold, "run": run.folder.name} | dict(row)
+        for run in runs
+        for row in run.rows.values()
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,268 @@
+"""Reads what runs have left behind, and lays their scores side by side."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from raremask import BadInput
+from raremask.collapse import collapse
+from raremask.metrics.overlap import COUNTS
+from raremask.runfolder import read_table
+
+#: Settings that do not make another method: what was drawn at random, and where things lie or run.
+NOT_A_METHOD = ("seed", "sweep", "split", "trainer", "logger", "data_dir", "folder", "dataset.root", "dataset.workers")
+BUDGET = ("trainer.max_epochs", "dataset.size", "dataset.batch_size", "dataset.draws")  # what should be equal
+CHOICES = ("dataset", "model", "loss", "second_loss", "augment", "optimizer", "scheduler", "callbacks", "experiment")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its folder tells of it.
+
+    Args:
+        folder: Where it lies.
+        settings: What was chosen for it: a choice from each group, and every value that was changed.
+        label: What it is called beside others: the settings in which they differ.
+        seed: Its seed.
+        fold: Its fold, or None.
+        state: done, failed, running, ...
+        reason: Why it failed.
+        rows: Its scores of each test image, by the image's name; empty if it is not done.
+        history: What was logged in each epoch.
+        selection: What was chosen on validation; empty if it is not done.
+        facts: Its `status.json`.
+        budget: What it was allowed, see `BUDGET`.
+        split: Digest of its `split.csv`.
+        leaks: Whether images of different splits are nearly the same.
+    """
+
+    folder: Path
+    settings: Mapping[str, str]
+    label: str
+    seed: int
+    fold: int | None
+    state: str
+    reason: str
+    rows: Mapping[str, Mapping[str, Any]]
+    history: Sequence[Mapping[str, float]]
+    selection: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    budget: Mapping[str, str]
+    split: str
+    leaks: bool
+
+    @property
+    def collapsed(self) -> str:
+        """How its predictions have collapsed, or nothing."""
+        if not self.rows:
+            return ""
+        tp, fp, fn, tn = np.array([[row[name] for name in COUNTS] for row in self.rows.values()], float).T
+        pixels = tp + fp + fn + tn
+        return collapse((tp + fp) / pixels, (tp + fn) / pixels)
+
+    def threshold_drop(self) -> float:
+        """Return by how much the score on validation falls at worst if the threshold is off by 0.1; NaN if unknown."""
+        if not self.selection:
+            return math.nan
+        curve, chosen = self.selection["curve"], round(self.selection["selection"]["threshold"] * 1000)
+        return curve[chosen] - min(curve[max(0, chosen - 100)], curve[min(len(curve) - 1, chosen + 100)])
+
+
+@dataclass(frozen=True)
+class Table:
+    """Scores of the images that all runs have in common.
+
+    Args:
+        scores: `(S, N)` of each label, a row for each seed; NaN where an image is left out.
+        images: `N` names.
+        groups: `(N,)` group of each image.
+        foreground: `(N,)` true share of foreground.
+        object_size: `(N,)` mean area of an object in pixels, NaN where there is none.
+        dropped: How many images some run lacks.
+    """
+
+    scores: dict[str, np.ndarray]
+    images: list[str]
+    groups: np.ndarray
+    foreground: np.ndarray
+    object_size: np.ndarray
+    dropped: int
+
+
+def find(places: Iterable[Path]) -> list[Path]:
+    """Return the folders of all runs at or below some places, sorted.
+
+    Raises:
+        BadInput: If a place is not there, or there is no run.
+    """
+    found: dict[Path, None] = {}
+    for place in places:
+        if not place.is_dir():
+            raise BadInput(f"There is no folder {place}.")
+        files = sorted(place.rglob("status.json"))
+        if not files:
+            raise BadInput(f"There is no run at or below {place}: a run leaves a status.json.")
+        found |= dict.fromkeys(file.parent for file in files)
+    return list(found)
+
+
+def read(folder: Path) -> Run:
+    """Read one run; its label is given later, beside others."""
+    facts = json.loads((folder / "status.json").read_text())
+    done = facts["state"] == "done"
+    config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
+    changed = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text()) or []
+    settings = {key: str(facts[key]) for key in CHOICES if key in facts}
+    settings |= {
+        key: value for key, _, value in (text.lstrip("+").partition("=") for text in changed) if "@" not in key
+    }
+    budget = {}
+    for path in BUDGET:
+        node: Any = config
+        for key in path.split("."):
+            node = node.get(key) if isinstance(node, dict) else None
+        budget[path] = str(node)
+    split = folder / "split.csv"
+    return Run(
+        folder=folder,
+        settings={key: value for key, value in settings.items() if not key.startswith(NOT_A_METHOD)},
+        label="",
+        seed=int(facts["seed"]),
+        fold=config["split"]["fold"],
+        state=facts["state"],
+        reason=facts.get("reason", ""),
+        rows={row["image"]: row for row in read_table(folder / "per_image_test.csv")} if done else {},
+        history=read_table(folder / "metrics.csv") if (folder / "metrics.csv").is_file() else [],
+        selection=json.loads((folder / "selection.json").read_text()) if done else {},
+        facts=facts,
+        budget=budget,
+        split=hashlib.sha256(split.read_bytes()).hexdigest()[:12] if split.is_file() else "",
+        leaks=(folder / "leaks.csv").is_file(),
+    )
+
+
+def labelled(runs: Sequence[Run]) -> list[Run]:
+    """Call runs by the settings in which they differ, the loss first.
+
+    Raises:
+        BadInput: If they are of different datasets.
+    """
+    datasets = sorted({run.settings.get("dataset", "?") for run in runs})
+    if len(datasets) > 1:
+        raise BadInput(f"Runs of different datasets cannot be compared: {', '.join(datasets)}. Name those of one.")
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    differ = [key for key in keys if len({run.settings.get(key) for run in runs}) > 1 and key != "loss"]
+    losses = {run.settings.get("loss") for run in runs}
+    named = []
+    for run in runs:
+        parts = [run.settings["loss"]] if "loss" in run.settings and (len(losses) > 1 or not differ) else []
+        parts += [f"{key}={run.settings[key]}" for key in differ if key in run.settings]
+        named.append(replace(run, label=" ".join(parts) or run.settings.get("loss", "run")))
+    return named
+
+
+def table(runs: Sequence[Run], metric: str) -> Table:
+    """Lay the scores of finished runs side by side; folds of one seed are one.
+
+    Args:
+        runs: With labels; those that are not done are left out.
+        metric: A column of the tables.
+
+    Raises:
+        BadInput: If there is no such score, a label has two runs of one seed and image, or no image is common to all.
+    """
+    merged: dict[tuple[str, int], dict[str, Mapping[str, Any]]] = {}
+    for run in runs:
+        if not run.rows:
+            continue
+        rows = merged.setdefault((run.label, run.seed), {})
+        doubled = rows.keys() & run.rows.keys()
+        if doubled:
+            raise BadInput(
+                f"{run.folder}: there is another run of {run.label} with seed {run.seed} that was tested on "
+                f"{len(doubled)} of the same images. Leave one of them out."
+            )
+        rows.update(run.rows)
+    if not merged:
+        raise BadInput("None of these runs is done.")
+    known = dict.fromkeys(key for rows in merged.values() for row in rows.values() for key in row)
+    if metric not in known:
+        raise BadInput(f"metric={metric} is not in the tables; there are: {', '.join(known)}")
+    everywhere = Counter(image for rows in merged.values() for image in rows)
+    images = [image for image, times in everywhere.items() if times == len(merged)]
+    if not images:
+        raise BadInput("The runs have no test image in common: they are of different splits or datasets.")
+    scores: dict[str, list[list[float]]] = {}
+    for (label, _), rows in sorted(merged.items()):
+        scores.setdefault(label, []).append([rows[image].get(metric, math.nan) for image in images])
+    first = next(iter(merged.values()))
+    truth = np.array([first[image]["tp"] + first[image]["fn"] for image in images], float)
+    objects = np.array([first[image].get("objects", math.nan) for image in images], float)
+    return Table(
+        scores={label: np.array(values, float) for label, values in scores.items()},
+        images=images,
+        groups=np.array([str(first[image]["group"]) for image in images]),
+        foreground=np.array([first[image]["foreground"] for image in images], float),
+        object_size=np.divide(truth, objects, out=np.full(len(images), np.nan), where=objects > 0),
+        dropped=len(everywhere) - len(images),
+    )
+
+
+def warnings(runs: Sequence[Run], compared: Table) -> list[str]:
+    """Say what a reviewer would object to.
+
+    Args:
+        runs: With labels.
+        compared: Of :func:`table`.
+    """
+    found = []
+    done = [run for run in runs if run.rows]
+    if unfinished := [run for run in runs if not run.rows]:
+        found.append(f"{len(unfinished)} of {len(runs)} runs are not done and left out: {_names(unfinished)}")
+    if collapsed := [run for run in done if run.collapsed]:
+        found.append(f"{len(collapsed)} runs have collapsed: {_names(collapsed)}. {collapsed[0].collapsed}")
+    if compared.dropped:
+        found.append(f"{compared.dropped} test images are not in every run, and left out: the splits differ.")
+    elif len({(run.fold, run.split) for run in done}) > len({run.fold for run in done}):
+        found.append("The runs have the same test images but were trained on different ones.")
+    truths: dict[str, set[float]] = {}
+    for run in done:
+        for image, row in run.rows.items():
+            truths.setdefault(image, set()).add(row["tp"] + row["fn"])
+    if others := sum(len(areas) > 1 for areas in truths.values()):
+        found.append(f"The true masks of {others} images are not the same in all runs: the data have changed.")
+    few = [f"{label} ({len(values)})" for label, values in compared.scores.items() if len(values) < 3]
+    if few:
+        found.append(
+            f"Fewer than 3 seeds: {', '.join(few)}. How much a score depends on the seed is not known, or hardly; "
+            "intervals of a single seed leave it out and are too narrow."
+        )
+    if again := [run for run in done if run.selection.get("test_uses", 1) > 1]:
+        most = max(run.selection["test_uses"] for run in again)
+        found.append(f"{len(again)} runs have looked at test more than once, one {most} times: {_names(again)}")
+    if any(run.leaks for run in done):
+        found.append("Images of different splits are nearly the same (leaks.csv of the runs): scores are too good.")
+    for path in BUDGET:
+        values = {run.budget[path] for run in done}
+        if len(values) > 1 and not any(path in run.settings for run in done):
+            found.append(f"Unequal budgets: {path} is {' or '.join(sorted(values))}.")
+    groups = len(set(compared.groups.tolist()))
+    if groups < 6:
+        found.append(
+            f"Only {groups} groups (patients, sequences) in the test split: no test over so few can show much. Five "
+            "folds (split.fold=0,1,2,3,4) test every image once."
+        )
+    return found
+
+
+def _names(runs: Sequence[Run]) -> str:
+    names = [f"{run.label} seed {run.seed}" + (f" ({run.state}: {run.reason})" if run.reason else "") for run in runs]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
