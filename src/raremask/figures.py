@@ -128,7 +128,8 @@ def gallery(
     figure = Figure(figsize=(2.2 * number, 0.75 + len(rows) * (2.2 * height / width + 0.25)), layout="constrained")
     axes = figure.subplots(len(rows), number, squeeze=False)
     for line, row in zip(axes, rows, strict=True):
-        line[0].imshow(row.image.squeeze(), cmap="gray", vmin=0, vmax=255)
+        tall, wide = row.mask.shape  # in whose proportions the image is shown, whatever the network saw
+        line[0].imshow(row.image.squeeze(), cmap="gray", vmin=0, vmax=255, extent=(0, wide, tall, 0))
         line[1].imshow(row.mask, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         for axis, (title, prediction) in zip(line[2:], row.predictions, strict=True):
             axis.imshow(paint(row.image, row.mask, prediction), interpolation="nearest")
