@@ -3,18 +3,25 @@
 import hydra
 from omegaconf import DictConfig
 
-from raremask import commandline
+from raremask import commandline, sweeps
+
+
+def train(cfg: DictConfig, resume: bool = False) -> float:
+    """Train; torch is imported only now, after the command line has been judged: it takes seconds."""
+    from raremask.run import train
+
+    return train(cfg, resume)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(cfg: DictConfig) -> float:
     """Return the best monitored score, so that a sweeper can compare runs."""
+    if sweeps.is_job():
+        return sweeps.run(cfg, train)
     commandline.check(cfg)
-    from raremask.run import train  # after the command line has been judged: torch takes seconds
-
     return train(cfg)
 
 
 if __name__ == "__main__":
-    with commandline.plain_errors():
+    with commandline.plain_errors(), sweeps.told():
         main()

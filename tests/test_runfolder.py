@@ -1,14 +1,18 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from raremask import BadInput
 from raremask.runfolder import (
+    alive,
     beside_baselines,
     format_scores,
     largest_change,
     read_counts,
+    read_status,
     read_table,
     status,
     write_scores,
@@ -48,14 +52,32 @@ def test_the_status_tells_how_a_run_goes_and_ended(tmp_path):
     assert state(tmp_path)["ended"] >= state(tmp_path)["started"]
 
 
-@pytest.mark.parametrize(
-    ("error", "reason"), [(ValueError("no"), "ValueError: no"), (KeyboardInterrupt(), "interrupted")]
-)
-def test_a_run_that_breaks_off_leaves_its_reason(tmp_path, error, reason):
-    with pytest.raises(type(error)), status(tmp_path):
-        raise error
-    assert state(tmp_path)["state"] == "failed"
-    assert state(tmp_path)["reason"] == reason
+def test_a_run_that_breaks_off_leaves_its_reason(tmp_path):
+    with pytest.raises(ValueError, match="no"), status(tmp_path):
+        raise ValueError("no")
+    assert (state(tmp_path)["state"], state(tmp_path)["reason"]) == ("failed", "ValueError: no")
+    for error in (KeyboardInterrupt(), SystemExit(1)):
+        with pytest.raises(type(error)), status(tmp_path):
+            raise error
+        assert state(tmp_path)["state"] == "interrupted"
+
+
+def test_what_a_run_gives_stands_in_its_status(tmp_path):
+    with status(tmp_path) as results:
+        results["best"] = 0.5
+    assert read_status(tmp_path)["best"] == 0.5
+    assert read_status(tmp_path)["seconds"] >= 0
+    assert read_status(tmp_path / "elsewhere") == {}
+
+
+def test_a_process_is_known_by_more_than_its_number(tmp_path):
+    with status(tmp_path):
+        facts = read_status(tmp_path)
+        assert alive(facts)
+        assert not alive(facts | {"host": "another"})
+        assert not alive(facts | {"process_began": 1})  # the number was used again
+    other = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    assert not alive(facts | {"process": int(other.stdout)})
 
 
 def test_the_table_of_a_split_holds_counts_and_scores_of_every_image(tmp_path):

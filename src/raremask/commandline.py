@@ -31,15 +31,18 @@ OPEN = {"predict": ("postprocess", "submission"), "evaluate": ("trainer",), "tra
 
 
 def job_name(*choices: object) -> str:
-    """Name a job of a sweep by its choices, without `=`, `,` or `/`.
+    """Name a job of a sweep by its choices, without `=`, `,` or `/`; of a setting's path the last part is enough.
 
-    A name too long for a file system ends in a digest of all of it, so that two jobs never share one.
+    Other choices are `setting=value`, joined with `&`. A long name ends in a digest of all of it, so that two jobs
+    never share one.
 
-    >>> job_name("cvc", "unet", "dice", "seed0", "optimizer.lr-0.1")
-    'cvc_unet_dice_seed0_optimizer.lr-0.1'
+    >>> job_name("cvc", "unet", "dice", "seed0", "optimizer.lr=0.1&dataset.size=[64,64]")
+    'cvc_unet_dice_seed0_lr-0.1_size-64-64'
     """
-    name = "_".join(re.sub(r"[^\w.+-]+", "-", str(choice)) for choice in choices if str(choice))
-    return name if len(name) <= 200 else f"{name[:180]}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    parts = [part for choice in choices for part in str(choice).split("&") if part]
+    short = [re.sub(r"^[^=]*\.(?=[^=.]*=)", "", part) for part in parts]
+    name = "_".join(re.sub(r"[^\w.+-]+", "-", part.translate({91: "", 93: ""})).strip("-") for part in short)
+    return name if len(name) <= 120 else f"{name[:107]}_{hashlib.sha256('&'.join(parts).encode()).hexdigest()[:12]}"
 
 
 def config_folder(run: str) -> str:
@@ -74,7 +77,7 @@ def plain_errors() -> Iterator[None]:
 
     With HYDRA_FULL_ERROR=1 in the environment every error keeps its traceback.
     """
-    warnings.formatwarning = _format_warning
+    plain_warnings()
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         yield
         return
@@ -89,6 +92,11 @@ def plain_errors() -> Iterator[None]:
         sys.exit(2)
     finally:
         os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def plain_warnings() -> None:
+    """Print warnings as sentences; asked for again after Lightning's import, which has a format of its own."""
+    warnings.formatwarning = _format_warning
 
 
 def _format_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, line=None) -> str:

@@ -32,6 +32,7 @@ from raremask.module import Segmenter
 from raremask.prediction import painter, predict_files
 from raremask.runfolder import (
     DEFAULT,
+    read_status,
     status,
     summaries,
     write_text,
@@ -56,11 +57,12 @@ AUTO = "auto.json"  # in a run's folder: the values that stood for `auto`
 NETWORKS = ("raremask.nets", "segmentation_models_pytorch")  # what a model from elsewhere may be made of
 
 
-def train(cfg: DictConfig) -> float:
+def train(cfg: DictConfig, resume: bool = False) -> float:
     """Train, score the best checkpoint on validation and test, and leave a run folder.
 
     Args:
         cfg: The composed `conf/train.yaml`.
+        resume: Whether to go on with the run that its folder holds, of the same config.
 
     Returns:
         The best monitored score.
@@ -70,19 +72,21 @@ def train(cfg: DictConfig) -> float:
     """
     quieten()
     if cfg.resume:
-        cfg = _resumed(cfg)
+        cfg, resume = _resumed(cfg), True
+    elif resume:
+        cfg = _saved(cfg.folder)
     folder = Path(cfg.folder)
     last = folder / "checkpoints" / "last.ckpt"
-    if cfg.resume and not last.is_file():
+    if resume and not last.is_file():
         raise BadInput(f"{folder} has no checkpoints/last.ckpt to go on from: no epoch had ended. Start it anew.")
     first_process = rank_zero_only.rank == 0  # trainer=ddp runs this whole script once per GPU
-    if first_process and not cfg.resume and (folder / "status.json").is_file():
+    if first_process and not resume and read_status(folder):
         raise BadInput(f"{folder} already holds a run. Choose another name (sweep=...), or go on with resume={folder}.")
     names = _choices(folder) | {"seed": cfg.seed, "empty": cfg.empty}
 
-    with status(folder, **names) if first_process else nullcontext():
+    with status(folder, **names) if first_process else nullcontext({}) as results:
         data, module = build(cfg, folder)
-        if not cfg.resume:
+        if not resume:
             description.look_for_leaks(data, cfg.leaks, folder)
         callbacks = list(instantiate(cfg.callbacks).values())
         loggers = list(instantiate(cfg.logger).values())
@@ -93,7 +97,7 @@ def train(cfg: DictConfig) -> float:
             warn_of_empty_masks(loss, data.empty_share())
         auto = json.loads((folder / AUTO).read_text()) if (folder / AUTO).is_file() else {}
         say_what_starts(data, module, trainer, names, auto, folder)
-        trainer.fit(module, datamodule=data, ckpt_path=last if cfg.resume else None, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
 
         trainer.loggers = []  # the curves end here: the scores of the best checkpoint are no further epoch
         load_weights(module, folder / "checkpoints" / "best.ckpt")
@@ -111,6 +115,7 @@ def train(cfg: DictConfig) -> float:
         monitored = scores["val"][f"{cfg.monitor.removeprefix('val/')}{DEFAULT}"]
         _ship(folder, cfg, module, choice.selection, names, scores)
         log_results(loggers, cfg, names, scores["test"], monitored, trainer.current_epoch)
+        results |= {"best": monitored, "epochs": trainer.current_epoch}
         say_what_came_out(folder, module.empty, judged["test"])
     return monitored
 
@@ -462,8 +467,13 @@ def _resumed(cfg: DictConfig) -> DictConfig:
     if changes:  # kept, or a longer run that is killed could not be resumed
         saved = OmegaConf.merge(saved, OmegaConf.from_dotlist(changes))
         write_text(file, OmegaConf.to_yaml(saved))
-    saved = load_config(folder)
-    saved.resume, saved.folder = cfg.resume, str(folder)
+    return _saved(cfg.resume)
+
+
+def _saved(folder: str) -> DictConfig:
+    """The config of the run that a folder holds, to go on with it there."""
+    saved = load_config(Path(folder))
+    saved.folder = folder
     return saved
 
 

@@ -4,17 +4,20 @@ import csv
 import json
 import math
 import os
+import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from raremask import BadInput
 from raremask.metrics.overlap import COUNTS, baselines, score, summary
 
+STATUS = "status.json"
 BEST, PLAIN = "best checkpoint", "at threshold 0.5"  # rows of a summary
 DEFAULT = "_default"  # of columns: at threshold 0.5, without mending
 SUFFIXES = ("", "_fov", DEFAULT, f"_fov{DEFAULT}")
@@ -72,30 +75,69 @@ def _number(cell: str) -> int | float:
 
 
 @contextmanager
-def status(folder: Path, **facts: object) -> Iterator[None]:
-    """Keep `status.json` while a run goes on: running, then done or failed with the reason.
+def status(folder: Path, **facts: object) -> Iterator[dict[str, object]]:
+    """Keep `status.json` while a run goes on: running, then done, interrupted, or failed with the reason.
 
     Args:
         folder: The run's folder.
         **facts: Written along: which dataset, model, loss, seed.
+
+    Yields:
+        What is put into it is written along when the run is done.
     """
     started, clock = _now(), time.monotonic()
     _forget_peak()
 
+    results: dict[str, object] = {}
+
     def write(state: str, **more: object) -> None:
         record = {"state": state, **facts, "started": started, **more}
-        write_text(folder / "status.json", json.dumps(record, indent=2) + "\n")
+        write_text(folder / STATUS, json.dumps(record, indent=2) + "\n")
 
-    write("running", process=os.getpid())
+    write("running", process=os.getpid(), host=platform.node(), process_began=_began(os.getpid()))
     try:
-        yield
-    except BaseException as error:  # an interrupt, too, is how a run ended
-        reason = (
-            "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else f"{type(error).__name__}: {error}"
-        )
-        write("failed", ended=_now(), reason=reason)
+        yield results
+    except (KeyboardInterrupt, SystemExit):
+        write("interrupted", ended=_now())
         raise
-    write("done", ended=_now(), seconds=round(time.monotonic() - clock, 1), memory_gib=_peak())
+    except BaseException as error:
+        write("failed", ended=_now(), reason=f"{type(error).__name__}: {error}")
+        raise
+    write("done", ended=_now(), seconds=round(time.monotonic() - clock, 1), memory_gib=_peak(), **results)
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Return what `status.json` says, or nothing if there is none."""
+    file = folder / STATUS
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def alive(facts: Mapping[str, Any]) -> bool:
+    """Whether the process that wrote a status is still there, on this machine; of another machine nothing is known."""
+    if facts.get("host") != platform.node():
+        return False
+    began = _began(facts["process"])
+    if began is None:  # not Linux, or no such process
+        return not Path("/proc/self").exists() and _exists(facts["process"])
+    return began == facts.get("process_began")
+
+
+def _began(process: int) -> int | None:
+    """When a process began, in ticks since the machine did: numbers of processes are used again. None if unknown."""
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[19])
+    except OSError:
+        return None
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _forget_peak() -> None:

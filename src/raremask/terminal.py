@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from raremask.collapse import collapse
+from raremask.commandline import plain_warnings
 from raremask.data.base import ImageMaskData
 from raremask.module import Segmenter
 from raremask.runfolder import beside_baselines, format_scores, read_counts
@@ -23,6 +24,7 @@ MANY_EMPTY = 0.2  # share of empty training masks from which a loss that learns 
 
 def quieten() -> None:
     """Leave on the terminal what a user can act on."""
+    plain_warnings()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # says which devices it sees; we say which one is used
     for message in (

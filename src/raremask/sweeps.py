@@ -1,0 +1,195 @@
+"""Jobs of a sweep: finished ones are skipped, interrupted ones go on, failed ones wait until they are asked for.
+
+Whatever launches the jobs, each decides by what its own folder holds; so a sweep that was killed goes on when the same
+command is given again. Imports nothing heavy: a finished job is skipped in no time.
+"""
+
+import json
+import math
+import platform
+import shutil
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from raremask import BadInput
+from raremask.commandline import check
+from raremask.runfolder import alive, read_status, write_table
+
+LEDGER = "ledger.csv"
+NO_PART = ("resume", "sweep", "folder", "retry", "data_dir")  # settings that make no other run
+ANEW = (".hydra", "train.log")  # what stays in a folder when its run starts anew
+
+
+def is_job() -> bool:
+    """Whether this is a job of a sweep."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def run(cfg: DictConfig, train: Callable[[DictConfig, bool], float]) -> float:
+    """Do what is left to do of a job.
+
+    Args:
+        cfg: The job's config.
+        train: Trains; called with the config, and whether to go on from the last checkpoint.
+
+    Returns:
+        The best monitored score of the run.
+
+    Raises:
+        BadInput: If the folder holds a run of another config.
+    """
+    folder = Path(cfg.folder)
+    try:
+        what, why = decide(cfg, folder)
+        if what == "skip":
+            _forget_this_start()
+            print(f"{folder.name}: {why}")
+            return read_status(folder).get("best", math.nan)
+        if why:
+            print(f"{folder.name}: {why}", flush=True)
+        if what == "anew":
+            _clear(folder)
+        check(cfg)
+        return train(cfg, what == "resume")
+    except Exception as error:
+        if not isinstance(error, BadInput):
+            traceback.print_exc()
+        print(f"\n{folder.name} failed: {error}\n", file=sys.stderr, flush=True)  # now, not after the last job
+        error.shown = True
+        raise
+    finally:
+        write_ledger(folder.parent)
+
+
+def decide(cfg: DictConfig, folder: Path) -> tuple[str, str]:
+    """Say what is to be done with a job, `start`, `anew`, `resume` or `skip`, and why.
+
+    Raises:
+        BadInput: If the folder holds a run of another config, or one that failed and is not to be tried again.
+    """
+    facts = read_status(folder)
+    if not facts:
+        return "start", ""
+    if changed := differences(OmegaConf.load(folder / ".hydra" / "config.yaml"), cfg):
+        _forget_this_start()
+        listed = "\n  ".join(changed)
+        raise BadInput(f"{folder} holds a run of another config:\n  {listed}\nName another sweep=, or delete it.")
+    if facts["state"] == "done":
+        return "skip", "done already"
+    if facts["state"] == "running" and alive(facts):
+        return "skip", f"is being trained by process {facts['process']} on {platform.node()}"
+    if facts["state"] == "failed" and not cfg.retry:
+        return "skip", f"has failed before ({facts['reason']}); retry=true tries again"
+    if (folder / "checkpoints" / "last.ckpt").is_file():
+        return "resume", "goes on from its last checkpoint"
+    return "anew", "starts anew: no epoch had ended"
+
+
+def differences(saved: DictConfig, cfg: DictConfig) -> list[str]:
+    """Return the settings in which two configs differ, a line each."""
+    before, now = _flat(OmegaConf.to_container(saved)), _flat(OmegaConf.to_container(cfg))
+    return [
+        f"{key}: {before.get(key, 'nothing')} there, {now.get(key, 'nothing')} asked for"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key, "") != now.get(key, "") and key.split(".")[0] not in NO_PART
+    ]
+
+
+def _flat(node: dict[str, Any], path: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            found |= _flat(value, f"{path}{key}.")
+        else:
+            found[f"{path}{key}"] = value
+    return found
+
+
+def _clear(folder: Path) -> None:
+    """Take away what a run has left that had not ended an epoch."""
+    for path in folder.iterdir():
+        if path.name not in ANEW:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _forget_this_start() -> None:
+    """Take away the config that Hydra wrote for a job that is not run."""
+    hydra = HydraConfig.get()
+    if hydra.output_subdir and hydra.output_subdir.startswith(".hydra/again_"):
+        shutil.rmtree(Path(hydra.runtime.output_dir) / hydra.output_subdir, ignore_errors=True)
+
+
+def write_ledger(sweep: Path) -> list[dict[str, Any]]:
+    """Write the states of all jobs of a sweep, and return them: a row for each."""
+    rows = []
+    for file in sorted(sweep.glob("*/status.json")):
+        facts = json.loads(file.read_text())
+        keys = ("state", "best", "epochs", "seconds", "started", "ended", "reason")
+        rows.append({"job": file.parent.name} | {key: facts[key] for key in keys if key in facts})
+        if facts["state"] == "running" and not alive(facts):
+            rows[-1]["state"] = "interrupted"
+    if rows:
+        write_table(sweep / LEDGER, rows)
+    return rows
+
+
+class Sweep(Callback):
+    """Remembers where the sweep of this process is, so that its end can be told; named in conf/train.yaml."""
+
+    folder: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **more: Any) -> None:
+        """Remember."""
+        Sweep.folder = Path(config.hydra.sweep.dir)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Print the states of a sweep's jobs when it ends, and exit with 1 if one has failed."""
+    failed = False
+    try:
+        yield
+    except Exception as error:
+        if Sweep.folder is None or not getattr(error, "shown", False):
+            raise
+        failed = True  # said when it happened
+    except (KeyboardInterrupt, SystemExit):
+        if Sweep.folder is not None:
+            print(f"\nInterrupted. The same command with sweep={Sweep.folder.name} goes on.", file=sys.stderr)
+        raise
+    if Sweep.folder is None:
+        return
+    rows = write_ledger(Sweep.folder)
+    states = Counter(row["state"] for row in rows)
+    print("\n" + table(rows))
+    print(f"\n{', '.join(f'{count} {state}' for state, count in sorted(states.items()))}; {Sweep.folder / LEDGER}")
+    if states["done"] > 1:
+        print(f"Compare them: python src/compare.py runs={Sweep.folder}")
+    if failed or states["failed"]:
+        sys.exit(1)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Format the states of jobs for a terminal.
+
+    >>> print(table([{"job": "a", "state": "done", "best": 0.5, "seconds": 3.2}, {"job": "bc", "state": "failed"}]))
+    a   done     best 0.5000        3 s
+    bc  failed
+    """
+    width = max((len(row["job"]) for row in rows), default=0)
+    lines = []
+    for row in rows:
+        best = f"best {row['best']:.4f}" if "best" in row else ""
+        seconds = f"{row['seconds']:>8.0f} s" if "seconds" in row else ""
+        lines.append(f"{row['job']:<{width}}  {row['state']:<8} {best:<12}{seconds}  {row.get('reason', '')}".rstrip())
+    return "\n".join(lines)
