@@ -26,24 +26,11 @@ SWEEP = ROOT / "outputs" / "sweeps" / "imbalance_study"
 FOREGROUND = (0.1, 0.03, 0.01, 0.003, 0.001)
 LOSSES = ("bce", "weighted_bce", "dice", "bce_dice", "focal_tversky", "dynamit", "boundary_gaussian", "boundary_dou")
 SEEDS = (0, 1)
-SETTINGS = [
-    "dataset=phantom",
-    "dataset.kind=polyp",
-    "dataset.size=[96,96]",
-    "dataset.train=64",
-    "dataset.val=24",
-    "dataset.test=48",
-    "dataset.batch_size=4",
-    "model=unet",
-    "model.base=8",
-    "model.levels=3",
-    "augment=flips",
-    "optimizer=adamw",
-    "optimizer.lr=0.003",
-    "scheduler=cosine",
-    "trainer=auto",
-    "trainer.max_epochs=20",
-]
+SETTINGS = """
+    dataset=phantom dataset.kind=polyp dataset.size=[96,96] dataset.train=64 dataset.val=24 dataset.test=48
+    dataset.batch_size=4 model=unet model.base=8 model.levels=3 augment=flips optimizer=adamw optimizer.lr=0.003
+    scheduler=cosine trainer=auto trainer.max_epochs=20
+    """
 COLUMNS = {"dice": "threshold and mending chosen on validation", "dice_default": "at threshold 0.5"}
 
 
@@ -51,7 +38,7 @@ def train(losses: Sequence[str], seeds: Sequence[int]) -> None:
     """Train what is not trained yet."""
     choices = {"dataset.foreground": FOREGROUND, "loss": losses, "seed": seeds}
     varied = [f"{key}={','.join(map(str, values))}" for key, values in choices.items()]
-    command = [sys.executable, "src/train.py", "-m", *SETTINGS, *varied, "sweep=imbalance_study", "retry=true"]
+    command = [sys.executable, "src/train.py", "-m", *SETTINGS.split(), *varied, "sweep=imbalance_study", "retry=true"]
     subprocess.run(command, cwd=ROOT, check=True)
 
 
@@ -95,8 +82,8 @@ def page(found: dict[str, dict[str, np.ndarray]]) -> str:
         "",
         f"Written by `scripts/imbalance_study.py` on {date.today()}, {os.cpu_count()} cores ({platform.machine()}), "
         f"PyTorch {torch.__version__.split('+')[0]}: {seeds} seeds, 64 training and 48 test phantoms of 96 x 96 pixels "
-        "with polyps that shrink, a U-Net of 8 channels, 20 epochs. Mean test Dice, and lowest to highest seed. A small "
-        "network on made-up images: it shows how losses react to rarity, not which is best on yours.",
+        "with polyps that shrink, a U-Net of 8 channels, 20 epochs. Mean test Dice, and lowest to highest seed. It "
+        "shows how losses react to rarity with a small network on made-up images, not which is best on yours.",
         "",
         "![Dice against foreground](imbalance.png)",
     ]

@@ -1,0 +1,171 @@
+"""Sweeps: what a job does by what its folder holds, and whole sweeps that are killed and go on."""
+
+import csv
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from conftest import ROOT, TINY
+from raremask import BadInput, sweeps
+from raremask.runfolder import read_status, read_table
+from raremask.sweeps import decide, differences, write_ledger
+
+CONFIG = OmegaConf.create(
+    {"retry": False, "sweep": "s", "folder": "f", "loss": {"smooth": 1.0}, "trainer": {"epochs": 3}}
+)
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Return a function that makes the folder of a job, in a state."""
+
+    def make(last: bool = False, **facts) -> Path:
+        folder = tmp_path / "job"
+        (folder / ".hydra").mkdir(parents=True)
+        OmegaConf.save(CONFIG, folder / ".hydra" / "config.yaml")
+        if facts:
+            (folder / "status.json").write_text(json.dumps(facts))
+        if last:
+            (folder / "checkpoints").mkdir()
+            (folder / "checkpoints" / "last.ckpt").touch()
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("facts", "last", "expected"),
+    [
+        ({}, False, ("start", "")),
+        ({"state": "done"}, True, ("skip", "done already")),
+        ({"state": "failed", "reason": "no"}, True, ("skip", "has failed before (no); retry=true tries again")),
+        ({"state": "interrupted"}, True, ("resume", "goes on from its last checkpoint")),
+        ({"state": "interrupted"}, False, ("anew", "starts anew: no epoch had ended")),
+        ({"state": "running", "host": "gone", "process": 1}, True, ("resume", "goes on from its last checkpoint")),
+    ],
+    ids=lambda value: str(value.get("state", "nothing")) if isinstance(value, dict) else "",
+)
+def test_a_job_does_what_is_left_to_do(job, facts, last, expected):
+    assert decide(CONFIG, job(last, **facts)) == expected
+
+
+def test_a_failed_job_is_tried_again_when_asked(job):
+    folder = job(True, state="failed", reason="no")
+    assert decide(OmegaConf.merge(CONFIG, {"retry": True}), folder)[0] == "resume"
+
+
+def test_a_job_that_another_process_trains_is_left_alone(job, monkeypatch):
+    folder = job(True, state="running", process=5)
+    monkeypatch.setattr(sweeps, "alive", lambda facts: True)
+    assert decide(CONFIG, folder)[0] == "skip"
+
+
+def test_a_job_of_another_config_is_refused_with_the_difference(job, monkeypatch):
+    monkeypatch.setattr(sweeps, "_forget_this_start", lambda: None)
+    folder = job(state="done")
+    other = OmegaConf.merge(CONFIG, {"loss": {"smooth": 0.1}})
+    with pytest.raises(
+        BadInput, match=r"another config:\n  loss.smooth: 1.0 there, 0.1 asked for\nName another sweep="
+    ):
+        decide(other, folder)
+    assert differences(CONFIG, OmegaConf.merge(CONFIG, {"sweep": "t", "folder": "g", "retry": True})) == []
+
+
+def sweep(tmp_path, *arguments, wait=True, launcher="basic"):
+    """Run a sweep of tiny runs in a process of its own; one thread, so that every launcher computes alike."""
+    command = [sys.executable, str(ROOT / "src" / "train.py"), "-m", *TINY, "sweep=s", *arguments]
+    command += [f"hydra/launcher={launcher}"]
+    more = {"cwd": tmp_path, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "text": True}
+    if not wait:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **more)
+    return subprocess.run(command, capture_output=True, **more)
+
+
+def folders(tmp_path):
+    return sorted(file.parent for file in (tmp_path / "outputs" / "sweeps" / "s").glob("*/status.json"))
+
+
+def test_a_sweep_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
+    settings = ("loss=dice,dynamit", "trainer.max_epochs=12", "dataset.train=24")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir(), broken.mkdir()
+    assert sweep(whole, *settings).returncode == 0
+    process = sweep(broken, *settings, wait=False)
+    second = None
+    for _ in range(600):  # until the second job has ended an epoch or two
+        time.sleep(0.1)
+        found = folders(broken)
+        second = found[1] if len(found) > 1 else None
+        if second and (second / "metrics.csv").is_file() and len(read_table(second / "metrics.csv")) > 1:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert read_status(second)["state"] == "running"
+    assert [row["state"] for row in write_ledger(second.parent)] == ["done", "interrupted"]
+
+    done = sweep(broken, *settings)
+    assert done.returncode == 0, done.stderr
+    assert "done already" in done.stdout
+    assert "goes on from its last checkpoint" in done.stdout
+    for one, other in zip(folders(whole), folders(broken), strict=True):
+        assert one.name == other.name
+        assert (one / "per_image_test.csv").read_text() == (other / "per_image_test.csv").read_text()
+    assert len(list(broken.glob("**/again_*"))) == 1  # of the job that went on; none of the one that was skipped
+
+
+def test_a_failing_job_is_told_at_once_and_does_not_stop_the_others(tmp_path):
+    done = sweep(tmp_path, "dataset.kind=blobs,polyp")
+    assert done.returncode == 1
+    assert "failed: " in done.stderr
+    assert [read_status(folder)["state"] for folder in folders(tmp_path)] == ["failed", "done"]
+    assert "1 done, 1 failed" in done.stdout
+    with (tmp_path / "outputs" / "sweeps" / "s" / "ledger.csv").open(newline="") as file:
+        assert [row["state"] for row in csv.DictReader(file)] == ["failed", "done"]
+
+    again = sweep(tmp_path, "dataset.kind=blobs,polyp")
+    assert again.returncode == 1
+    assert "retry=true tries again" in again.stdout
+    assert "Traceback" not in again.stderr
+
+
+LAUNCHERS = {
+    "joblib": "hydra_joblib_launcher",
+    "submitit_local": "hydra_submitit_launcher",
+    "ray": "hydra_ray_launcher",
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_every_launcher_gives_the_scores_of_the_serial_one(tmp_path, launcher):
+    if importlib.util.find_spec(f"hydra_plugins.{LAUNCHERS[launcher]}") is None:
+        pytest.skip(f"needs the package {LAUNCHERS[launcher]}")
+    tables = []
+    for name in ("basic", launcher):
+        (tmp_path / name).mkdir()
+        done = sweep(tmp_path / name, "loss=dice,dynamit", "seed=0,1", "trainer.max_epochs=1", launcher=name)
+        assert done.returncode == 0, done.stderr
+        assert "4 done" in done.stdout
+        tables.append({folder.name: (folder / "per_image_test.csv").read_text() for folder in folders(tmp_path / name)})
+    assert len(tables[0]) == 4
+    assert tables[0] == tables[1]
+
+
+def test_a_run_that_had_no_epoch_starts_anew(tmp_path):
+    done = sweep(tmp_path, "seed=0", "trainer.max_epochs=1")
+    assert done.returncode == 0, done.stderr
+    (folder,) = folders(tmp_path)
+    table = (folder / "per_image_test.csv").read_text()
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "status.json").write_text(json.dumps(read_status(folder) | {"state": "interrupted"}))
+    done = sweep(tmp_path, "seed=0", "trainer.max_epochs=1")
+    assert "starts anew: no epoch had ended" in done.stdout
+    assert (folder / "per_image_test.csv").read_text() == table
