@@ -83,17 +83,17 @@ def write(folder: Path, title: str, sections: Sequence[Section], footer: str) ->
         sections: From top to bottom; a section without blocks is left out.
         footer: Stands below everything.
     """
-    page, text = [], [f"# {title}", ""]
+    page, text = [], [f"# {_plain(title)}", ""]
     for section in (section for section in sections if section.blocks):
         if section.heading:
             page.append(f"<h2>{html.escape(section.heading)}</h2>")
-            text += [f"## {section.heading}", ""]
+            text += [f"## {_plain(section.heading)}", ""]
         for block in section.blocks:
             if isinstance(block, Picture):
                 write_bytes(folder / "figures" / f"{block.name}.png", _png(block))
             page.append(_html(block))
             text += [_markdown(block), ""]
-    text += [footer, ""]
+    text += [_plain(footer), ""]
     write_text(folder / "report.md", "\n".join(text))
     write_text(
         folder / "index.html",

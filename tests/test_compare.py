@@ -1,0 +1,315 @@
+"""Comparisons of runs: what is read, what is said, and what is written."""
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from conftest import ROOT
+from raremask import BadInput
+from raremask.compare import results
+from raremask.compare.document import Grid, Notes, Paragraph, Section, write
+from raremask.compare.report import compare, span, verdict, words
+from raremask.compare.statistics import Estimate, Pair, pairs, resample
+from raremask.runfolder import write_scores, write_table
+
+QUALITY = {"dice": 0.55, "bce_dice": 0.6, "dynamit": 0.8}
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Return a function that writes folders as runs leave them: losses of known quality on made-up images."""
+
+    def make(losses=QUALITY, seeds=(0, 1, 2), images=24, groups=8, folds=(None,)):
+        for fold in folds:
+            for loss, quality in losses.items():
+                for seed in seeds:
+                    folder = tmp_path / "s" / f"{loss}_{seed}_{fold}"
+                    one_run(folder, loss, quality, seed, images, groups, fold)
+        return tmp_path / "s"
+
+    return make
+
+
+def one_run(folder, loss, quality, seed, images=24, groups=8, fold=None, shift=0):
+    random = np.random.default_rng([seed, len(loss), fold or 0])
+    patients = np.random.default_rng(1).normal(0, 0.05, groups)
+    names = [f"{(fold or 0) * images + image:03d}" for image in range(images)]
+    group = [str((fold or 0) * groups + image % groups) for image in range(images)]
+    share = np.clip(quality + patients[np.arange(images) % groups] + random.normal(0, 0.02, images), 0.01, 0.99)
+    area = np.linspace(40, 400, images).round().astype(int) + shift
+    tp = (share * area).round().astype(int)
+    counts = np.stack([tp, area - tp, area - tp, 10_000 - 2 * area + tp], axis=1)
+    more = [{"hd95": float(value), "objects": 2.0} for value in 20 * (1 - share)]
+    (folder / ".hydra").mkdir(parents=True)
+    write_scores(folder / "per_image_test.csv", names, group, {"": counts, "_default": counts}, "one", more)
+    painted = zip(names, tp, strict=True)
+    rows = [{"image": name, "height": 100, "width": 100, "runs": f"1 {area}"} for name, area in painted]
+    write_table(folder / "masks_test.csv", rows)
+    write_table(folder / "metrics.csv", [{"epoch": epoch, "val/dice": quality * epoch / 4} for epoch in range(5)])
+    curve = (quality - np.abs(np.arange(1000) / 1000 - 0.4)).clip(0).tolist()
+    selection = {"selection": {"threshold": 0.4}, "metric": "dice", "curve": curve, "test_uses": 1}
+    (folder / "selection.json").write_text(json.dumps(selection))
+    status = {"state": "done", "dataset": "cvc", "model": "unet", "loss": loss, "seed": seed, "empty": "one"}
+    (folder / "status.json").write_text(json.dumps(status | {"seconds": 60.0, "memory_gib": 1.5}))
+    (folder / "split.csv").write_text(f"image,split\n{fold}\n")
+    dataset = {"_target_": "raremask.data.cvc.CVC", "root": "nowhere", "size": [9, 9], "channels": 3, "batch_size": 1}
+    config = {"trainer": {"max_epochs": 5}, "dataset": dataset, "model": {}, "split": {"fold": fold, "file": None}}
+    (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([f"loss={loss}", f"seed={seed}"]))
+
+
+def look(run):
+    def see(name):
+        mask = np.zeros((100, 100), bool)
+        mask[:10] = True
+        return np.full((100, 100, 3), 99, np.uint8), mask
+
+    return see
+
+
+class Page(HTMLParser):
+    """What of a page loads something, and all of its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loads, self.tags, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.loads += [value for key, value in attributes if key in ("src", "href")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def report(tmp_path, folder, **settings):
+    headline = compare([folder], tmp_path / "out", look, **({"draws": 500} | settings))
+    return headline, Page((tmp_path / "out" / "index.html").read_text()), (tmp_path / "out" / "report.md").read_text()
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def labelled(folder):
+    return results.labelled([results.read(one) for one in results.find([folder])])
+
+
+def test_runs_are_called_by_the_settings_in_which_they_differ(sweep):
+    folder = sweep()
+    assert {run.label for run in labelled(folder)} == set(QUALITY)
+    for run in folder.iterdir():
+        overrides = yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text())
+        base = 8 if run.name.startswith("dice") else 16
+        (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([*overrides, f"model.base={base}", "sweep=s"]))
+    assert {run.label for run in labelled(folder)} == {
+        "dice model.base=8",
+        "bce_dice model.base=16",
+        "dynamit model.base=16",
+    }
+
+
+def test_seeds_are_rows_and_folds_are_one(sweep):
+    table = results.table(labelled(sweep(folds=(0, 1))), "dice")
+    assert {label: scores.shape for label, scores in table.scores.items()} == dict.fromkeys(QUALITY, (3, 48))
+    assert len(set(table.groups)) == 16
+    assert np.allclose(table.object_size, table.foreground * 10_000 / 2)
+    assert table.dropped == 0
+
+
+def test_two_runs_of_one_seed_and_image_are_refused(sweep):
+    folder = sweep(losses={"dice": 0.5}, seeds=(0,))
+    (folder / "dice_0_None").rename(folder / "first")
+    sweep(losses={"dice": 0.5}, seeds=(0,))
+    with pytest.raises(
+        BadInput, match="there is another run of dice with seed 0 that was tested on 24 of the same images"
+    ):
+        results.table(labelled(folder), "dice")
+
+
+def test_what_cannot_be_compared_is_refused(sweep, tmp_path):
+    with pytest.raises(BadInput, match="There is no folder"):
+        results.find([tmp_path / "nowhere"])
+    with pytest.raises(BadInput, match="There is no run at or below"):
+        results.find([tmp_path])
+    folder = sweep(seeds=(0,))
+    with pytest.raises(BadInput, match=r"metric=dise is not in the tables; there are: .*dice"):
+        results.table(labelled(folder), "dise")
+    status = folder / "dice_0_None" / "status.json"
+    status.write_text(status.read_text().replace("cvc", "drive"))
+    with pytest.raises(BadInput, match="Runs of different datasets cannot be compared: cvc, drive"):
+        labelled(folder)
+
+
+# --- what a reviewer would say ----------------------------------------------------------------------------------------
+
+
+def objections(folder):
+    runs = labelled(folder)
+    return " ".join(results.warnings(runs, results.table(runs, "dice")))
+
+
+def test_a_sound_sweep_has_no_objections(sweep):
+    assert objections(sweep()) == ""
+
+
+def change(file, **facts):
+    file.write_text(json.dumps(json.loads(file.read_text()) | facts))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda run: change(run / "status.json", state="failed", reason="no"), "1 of 9 runs are not done and left out"),
+        (
+            lambda run: change(run / "selection.json", test_uses=4),
+            "1 runs have looked at test more than once, one 4 times",
+        ),
+        (lambda run: (run / "leaks.csv").touch(), "Images of different splits are nearly the same"),
+        (lambda run: (run / "split.csv").write_text("other"), "were trained on different ones"),
+        (
+            lambda run: (run / ".hydra" / "config.yaml").write_text(
+                (run / ".hydra" / "config.yaml").read_text().replace("max_epochs: 5", "max_epochs: 9")
+            ),
+            "Unequal budgets: trainer.max_epochs is 5 or 9",
+        ),
+    ],
+)
+def test_what_a_reviewer_would_object_to_is_said(sweep, spoil, said):
+    folder = sweep()
+    spoil(folder / "dynamit_2_None")
+    assert said in objections(folder)
+
+
+def test_few_seeds_few_groups_other_masks_and_collapse_are_said(sweep):
+    folder = sweep(seeds=(0, 1), groups=3)
+    one_run(folder / "bce", "bce", 0.02, seed=0, groups=3, shift=7)
+    table = (folder / "bce" / "per_image_test.csv").read_text().splitlines()
+    columns = table[0].split(",")
+    rows = [dict(zip(columns, line.split(","), strict=True)) for line in table[1:]]
+    for row in rows:
+        row["fn"] = int(row["fn"]) + int(row["tp"])
+        row["tn"] = int(row["tn"]) + int(row["fp"])
+        row["tp"] = row["fp"] = 0
+    write_table(folder / "bce" / "per_image_test.csv", rows)
+    said = objections(folder)
+    assert "Fewer than 3 seeds: bce (1), bce_dice (2), dice (2), dynamit (2)" in said
+    assert "Only 3 groups" in said
+    assert "1 runs have collapsed: bce seed 0" in said
+    assert "24 of 24 masks of images with foreground are empty" in said
+    assert "The true masks of 24 images are not the same in all runs" in said
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def test_the_headline_says_which_by_how_much_and_how_sure(sweep, tmp_path):
+    headline, page, text = report(tmp_path, sweep(groups=12))
+    assert headline.startswith("dynamit has the highest mean Dice: 0.8")
+    assert "more than bce_dice, the runner-up and the baseline: told apart" in headline
+    assert headline in page.text
+    for said in ("24 test images of 12 groups", "lost at threshold", "60 s", "1.5 GiB", "0 of 3"):
+        assert said in page.text
+    assert text.startswith("# cvc: which loss, by how much, how sure")
+
+
+def test_the_page_needs_nothing_but_itself(sweep, tmp_path):
+    _, page, text = report(tmp_path, sweep())
+    assert page.loads
+    assert all(address.startswith("data:image/png;base64,") for address in page.loads)
+    assert "script" not in page.tags
+    named = [line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
+    assert len(named) == len(page.loads)
+    for name in named:
+        with Image.open(tmp_path / "out" / name) as picture:
+            assert picture.size[0] > 300
+    lines = (tmp_path / "out" / "results.csv").read_text().splitlines()
+    assert len(lines) == 1 + 9 * 24
+
+
+def test_images_that_are_not_at_hand_are_named_instead_of_drawn(sweep, tmp_path):
+    def gone(run):
+        raise BadInput("There is no folder data/CVC")
+
+    compare([sweep()], tmp_path / "out", gone, draws=200)
+    page = Page((tmp_path / "out" / "index.html").read_text())
+    assert "not drawn: There is no folder data/CVC" in page.text
+
+
+def test_names_never_become_html(tmp_path):
+    trap = "<script>alert(1)</script>|x"
+    sections = [Section(trap, [Paragraph(trap), Notes(trap, [trap]), Grid([trap], [[trap]])])]
+    write(tmp_path, trap, sections, trap)
+    page = Page((tmp_path / "index.html").read_text())
+    assert "script" not in page.tags
+    assert page.text.count("<script>alert(1)</script>") == 9  # title twice, and each block
+    assert "<script" not in (tmp_path / "report.md").read_text()
+
+
+def pair(value, low, high, holm, detectable=0.05):
+    error = Estimate(value, low, high, 0.01, 10)
+    return Pair(error, holm, holm, holm, 1.0, 5, 0, 1, detectable)
+
+
+def test_a_verdict_needs_the_test_and_the_interval():
+    assert verdict(pair(0.1, 0.05, 0.15, 0.01), 0.01).startswith("told apart")
+    assert (
+        verdict(pair(0.1, -0.01, 0.21, 0.01), 0.01) == "not told apart; these images and seeds could have shown 0.050"
+    )
+    assert verdict(pair(0.1, 0.05, 0.15, 0.06), 0.01).startswith("not told apart")
+    assert verdict(pair(0.0, -0.005, 0.005, 1.0), 0.01) == "equivalent within 0.01"
+    assert verdict(pair(0.1, -np.inf, np.inf, 1.0, np.inf), 0.01) == "not told apart; one group alone shows nothing"
+    assert span(Estimate(0.5, -np.inf, np.inf, np.inf, 0)) == "0.500 (no interval: a single group)"
+
+
+def test_a_single_loss_is_compared_with_nothing(sweep, tmp_path):
+    headline, _, _ = report(tmp_path, sweep(losses={"dice": 0.5}))
+    assert headline.endswith("There is nothing to compare it with.")
+
+
+def test_another_baseline_or_score_can_be_asked_for(sweep, tmp_path):
+    folder = sweep()
+    assert "more than dice, the baseline" in report(tmp_path, folder, baseline="dice")[0]
+    assert report(tmp_path, folder, metric="iou")[0].startswith("dynamit has the highest mean IoU")
+    with pytest.raises(BadInput, match="baseline=bce is not among the runs: dynamit, bce_dice, dice"):
+        report(tmp_path, folder, baseline="bce")
+    with pytest.raises(BadInput, match="metric=hd95: less of it is better"):
+        report(tmp_path, folder, metric="hd95")
+
+
+def test_the_runner_up_and_the_baseline_may_be_two(sweep):
+    scores = {name: np.random.default_rng(0).normal(value, 0.02, (3, 30)) for name, value in QUALITY.items()}
+    groups = np.arange(30)
+    weights = resample(groups, 200, np.random.default_rng(0))
+    means = {name: Estimate(value, 0, 1, 0.1, 3) for name, value in sorted(QUALITY.items(), key=lambda item: -item[1])}
+    said = words(means, pairs(scores, groups, weights), "dice", 0.01, "Dice")
+    assert "more than bce_dice, the runner-up:" in said
+    assert "more than dice, the baseline:" in said
+
+
+def test_the_command_writes_a_report(sweep, tmp_path):
+    folder = sweep(seeds=(0,), images=6, groups=6)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "src" / "compare.py"), f"runs={folder}", "draws=200"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("dynamit has the highest mean Dice")
+    assert (folder / "report" / "index.html").is_file()
+    for wrong, said in (("runs=nowhere", "name the folder of a sweep"), ("margin=-1", "must be a number, 0 or more")):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "src" / "compare.py"), f"runs={folder}", wrong],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 2
+        assert said in done.stderr
