@@ -17,7 +17,7 @@ from raremask.data.splits import Split
 from raremask.run import fill_auto
 
 CONF = ROOT / "conf"
-GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")  # launchers are Hydra's
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 GIVEN_BY_RUN = {
     "augment",

@@ -12,11 +12,13 @@ from raremask import commandline  # noqa: F401  registers the resolvers
 from raremask.losses import check_loss, overlap
 
 TEXT = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^ {4}python src/(train|evaluate|describe|predict|compare)\.py ?([^#\n]*)", TEXT, re.MULTILINE)
+COMMANDS = re.findall(
+    r"^ {4}python src/(train|evaluate|describe|predict|compare|tune)\.py ?([^#\n]*)", TEXT, re.MULTILINE
+)
 
 
 def test_the_readme_shows_commands():
-    assert len(COMMANDS) == 12
+    assert len(COMMANDS) == 15
 
 
 @pytest.mark.parametrize(("script", "arguments"), COMMANDS, ids=lambda value: value.strip())
@@ -38,7 +40,7 @@ def test_a_command_of_the_readme_is_understood(script, arguments):
 def test_the_table_of_groups_lists_only_what_there_is():
     table = TEXT[TEXT.index("| group | choices |") : TEXT.index("### Datasets")]
     listed = set(re.findall(r"`(\w+)`", table))
-    choices = {path.stem for path in (ROOT / "conf").glob("*/*.yaml")}
+    choices = {path.stem for path in (ROOT / "conf").glob("*/**/*.yaml")}
     groups = {path.name for path in (ROOT / "conf").glob("*/")}
     assert groups <= listed
     assert listed <= choices | groups  # a choice of your own need not be listed

@@ -5,6 +5,7 @@ Hydra finds what is wrong; this room says what was meant.
 
 import difflib
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
@@ -247,6 +248,19 @@ def check_dataset(cfg: DictConfig) -> None:
             f"There is no folder {root}. Put the dataset there, name its folder with dataset.root=<folder>, "
             "or name the folder of all datasets with the environment variable RAREMASK_DATA."
         )
+
+
+def check_tune(cfg: DictConfig) -> None:
+    """Refuse a search that cannot be made.
+
+    Raises:
+        BadInput: As :func:`check`; or if Optuna is not there, or the number of trials is none.
+    """
+    _check(cfg)
+    if not isinstance(cfg.trials, int) or cfg.trials < 1:
+        raise BadInput(f"trials={cfg.trials} must be a whole number, 1 or more.")
+    if importlib.util.find_spec("optuna") is None:
+        raise BadInput("A search needs Optuna: pip install raremask[tune]")
 
 
 def check_compare(cfg: DictConfig) -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -235,6 +235,56 @@ def _images_of(run: Run) -> report.Look:
         return data.arrays(records[name])[:2]
 
     return look
+
+
+def tune(cfg: DictConfig) -> float:
+    """Search for settings that score better on validation; the test split is not looked at.
+
+    Args:
+        cfg: The composed `conf/tune.yaml`.
+
+    Returns:
+        The best score.
+
+    Raises:
+        BadInput: If the space is none, or the folder holds another search.
+    """
+    from raremask import tuning  # Optuna is an extra
+
+    quieten()
+    data, folder = build_data(cfg), Path(cfg.folder)
+    if cfg.space:
+        space = OmegaConf.to_container(cfg.space)
+    else:
+        space = dict(tuning.space_around({"lr": float(cfg.optimizer.lr)}, "optimizer"))
+        space |= tuning.space_around(OmegaConf.to_container(cfg.loss), "loss")
+    if unknown := [path for path in space if OmegaConf.select(cfg, path) is None]:
+        raise BadInput(f"space: {unknown[0]} is not a setting of this run.")
+
+    def objective(settings: Mapping[str, Any], tell: Callable[[int, float], None]) -> float:
+        one, scores = cfg.copy(), []
+        for path, value in settings.items():
+            OmegaConf.update(one, path, value)
+        _, module = build(one, data=data)
+
+        def told(epoch: int, score: float) -> None:
+            scores.append(score)
+            tell(epoch, score)
+
+        parts = [instantiate(one.callbacks[name]) for name in ("progress", "early_stopping") if name in one.callbacks]
+        parts.append(tuning.Judged(one.monitor, told))
+        trainer = build_trainer(one.trainer, callbacks=parts, logger=False, enable_checkpointing=False)
+        trainer.fit(module, datamodule=data)
+        return max(scores)
+
+    start = {path: OmegaConf.select(cfg, path) for path in space}
+    study = tuning.search(folder, objective, space, start, cfg.trials, cfg.seed)
+    hydra = HydraConfig.get()
+    choices = {group: hydra.runtime.choices[group] for group in tuning.GROUPS}
+    tuning.write(folder, study, f"python src/tune.py {' '.join(hydra.overrides.task)}", choices, cfg.monitor)
+    print(f"\nBest {cfg.monitor}: {study.best_value:.4f}, with {tuning.words(study.best_params)}")
+    print(f"In {os.path.relpath(folder)}: best.yaml (an experiment: put it into conf/experiment), study.png, study.db")
+    return study.best_value
 
 
 def network(place: Path, model: Shipped) -> nn.Module:

@@ -1,0 +1,201 @@
+"""A search for better settings on the validation split: which are tried, and what came of it."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import optuna
+from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.figure import Figure
+
+from raremask import BadInput
+from raremask.runfolder import write_text
+
+STUDY = "study.db"
+FACTOR = 4  # how far from a number in the config is looked, down and up
+GROUPS = ("dataset", "model", "loss", "optimizer", "scheduler", "augment")  # whose choices a found recipe names
+Objective = Callable[[Mapping[str, Any], Callable[[int, float], None]], float]
+
+
+class Judged(Callback):
+    """Tells a score after every validation, to whom it may end the training.
+
+    Args:
+        monitor: The score, such as `val/dice`.
+        tell: Called with the epoch and the score; may raise to end the training.
+    """
+
+    def __init__(self, monitor: str, tell: Callable[[int, float], None]):
+        self.monitor, self.tell = monitor, tell
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Tell it."""
+        if self.monitor in trainer.callback_metrics:
+            self.tell(trainer.current_epoch, float(trainer.callback_metrics[self.monitor]))
+
+
+def space_around(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, dict[str, float]]]:
+    """Give every number of a config a range around it, on a logarithmic scale.
+
+    Args:
+        config: Plain values; numbers that are more than 0 and not whole are taken.
+        path: Where they stand.
+
+    >>> dict(space_around({"_target_": "Tversky", "alpha": 0.4, "terms": {"smooth": 1.0, "steps": 3}}, "loss"))
+    {'loss.alpha': {'low': 0.1, 'high': 1.6}, 'loss.terms.smooth': {'low': 0.25, 'high': 4.0}}
+    """
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from space_around(value, f"{path}.{key}")
+        elif isinstance(value, float) and value > 0:
+            yield f"{path}.{key}", {"low": value / FACTOR, "high": value * FACTOR}
+
+
+def drawn(trial: optuna.Trial, space: Mapping[str, Any]) -> dict[str, Any]:
+    """Draw a setting of everything in a space.
+
+    Args:
+        trial: Draws.
+        space: By the path of a setting: `low` and `high` (and `log`, true if it is left out), or a list of choices.
+
+    Raises:
+        BadInput: If a range is none.
+    """
+    found = {}
+    for path, values in space.items():
+        if isinstance(values, list):
+            found[path] = trial.suggest_categorical(path, values)
+            continue
+        if not isinstance(values, Mapping) or not {"low", "high"} <= values.keys() <= {"low", "high", "log"}:
+            raise BadInput(f"space: {path} must be a list of choices, or low and high (and log); got {values}")
+        log = values.get("log", True)
+        if not (0 < values["low"] < values["high"] or (not log and values["low"] < values["high"])):
+            raise BadInput(f"space: {path}: low must be less than high, and above 0 if log; got {values}")
+        found[path] = trial.suggest_float(path, values["low"], values["high"], log=log)
+    return found
+
+
+def search(
+    folder: Path, objective: Objective, space: Mapping[str, Any], start: Mapping[str, Any], trials: int, seed: int
+) -> optuna.Study:
+    """Search, or go on with a search; the first trial is what the config says.
+
+    Args:
+        folder: Holds the study, a file.
+        objective: Trains under settings and returns the score, the more the better; tells it after each epoch.
+        space: Of :func:`drawn`.
+        start: The settings of the first trial.
+        trials: How many there are to be, all in all.
+        seed: Of the sampler.
+
+    Raises:
+        BadInput: If the file is a study of another space.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        storage=f"sqlite:///{folder / STUDY}",
+        study_name="raremask",
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=3),
+        load_if_exists=True,
+    )
+    if study.user_attrs.get("space", dict(space)) != dict(space):
+        raise BadInput(f"{folder} holds a search of another space or config. Name another folder=, or delete it.")
+    study.set_user_attr("space", dict(space))
+    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # it was killed
+    if not study.trials:
+        study.enqueue_trial(dict(start))
+
+    def run(trial: optuna.Trial) -> float:
+        def tell(epoch: int, value: float) -> None:
+            trial.report(value, epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        settings = drawn(trial, space)
+        print(f"\ntrial {trial.number + 1}/{trials}: {words(settings)}")
+        return objective(settings, tell)
+
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    while (left := trials - len(study.get_trials(deepcopy=False, states=ended))) > 0:
+        study.optimize(run, n_trials=1 if left else 0, catch=())
+    return study
+
+
+def words(settings: Mapping[str, Any]) -> str:
+    """Write settings in a line.
+
+    >>> words({"optimizer.lr": 0.00123456, "model.base": 8})
+    'optimizer.lr=0.00123, model.base=8'
+    """
+    return ", ".join(
+        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in settings.items()
+    )
+
+
+def recipe(study: optuna.Study, command: str, choices: Mapping[str, str], monitor: str) -> str:
+    """Return the best settings as an experiment, a lab record in YAML.
+
+    Args:
+        study: With one complete trial or more.
+        command: What was typed.
+        choices: What was chosen from each group.
+        monitor: The score.
+    """
+    complete = [trial for trial in study.trials if trial.value is not None]
+    first = f"{study.trials[0].value:.4f}" if study.trials[0].value is not None else "cut off"
+    nested: dict[str, Any] = {}
+    for path, value in study.best_params.items():
+        node = nested
+        *parents, last = path.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    overrides = "".join(f"  - override /{group}: {choice}\n" for group, choice in choices.items())
+    return (
+        "# @package _global_\n"
+        f"# Found by: {command}, {date.today()}\n"
+        f"# {monitor} {study.best_value:.4f}, the best of {len(complete)} whole trials ({len(study.trials)} begun); "
+        f"where the search began: {first}.\n"
+        "# The best of many is too good to be true: train it with several seeds before you believe it.\n"
+        f"defaults:\n{overrides}\n" + _yaml(nested)
+    )
+
+
+def _yaml(node: Mapping[str, Any], indent: int = 0) -> str:
+    lines = []
+    for key, value in node.items():
+        space = "  " * indent
+        lines.append(
+            f"{space}{key}:\n{_yaml(value, indent + 1)}" if isinstance(value, Mapping) else f"{space}{key}: {value}\n"
+        )
+    return "".join(lines)
+
+
+def draw(study: optuna.Study, monitor: str) -> Figure:
+    """Draw the score of each trial, and over each setting; hollow are those that were cut off."""
+    trials = [trial for trial in study.trials if trial.intermediate_values or trial.value is not None]
+    values = [max(trial.intermediate_values.values(), default=trial.value or math.nan) for trial in trials]
+    whole = [trial.value is not None for trial in trials]
+    panels = {"trial": [trial.number + 1 for trial in trials]}
+    panels |= {path: [trial.params.get(path) for trial in trials] for path in study.best_params}
+    figure = Figure(figsize=(3.4 * len(panels), 3.3), layout="constrained")
+    for axis, (name, places) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for place, value, complete in zip(places, values, whole, strict=True):
+            axis.plot(place, value, "o", color="#4477aa", markerfacecolor="#4477aa" if complete else "white")
+        if name != "trial" and all(isinstance(place, float) for place in places):
+            axis.set_xscale("log")
+        axis.set(xlabel=name, ylabel=monitor)
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def write(folder: Path, study: optuna.Study, command: str, choices: Mapping[str, str], monitor: str) -> None:
+    """Write `best.yaml` and `study.png`."""
+    write_text(folder / "best.yaml", recipe(study, command, choices, monitor))
+    draw(study, monitor).savefig(folder / "study.png", dpi=120)

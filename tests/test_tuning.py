@@ -1,0 +1,81 @@
+"""The search for settings."""
+
+import json
+
+import optuna
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from conftest import ROOT, TINY
+from raremask import BadInput, tuning
+
+SPACE = {"optimizer.lr": {"low": 0.001, "high": 1.0}, "model.base": [4, 8]}
+START = {"optimizer.lr": 0.01, "model.base": 4}
+
+
+def peak(settings, tell):
+    """Best at a learning rate of 0.1; bad settings are bad from the first epoch on."""
+    score = 1 - abs(settings["optimizer.lr"] - 0.1)
+    for epoch in range(8):
+        tell(epoch, score * epoch / 8)
+    return score
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_search_finds_the_peak_and_goes_on_where_it_stopped(tmp_path):
+    study = tuning.search(tmp_path, peak, SPACE, START, trials=6, seed=0)
+    assert study.trials[0].params == START  # where the config stands
+    first = [trial.params for trial in study.trials]
+    study = tuning.search(tmp_path, peak, SPACE, START, trials=25, seed=0)
+    assert [trial.params for trial in study.trials][:6] == first
+    assert len(study.trials) == 25
+    assert study.best_params["optimizer.lr"] == pytest.approx(0.1, abs=0.05)
+    assert any(trial.state == optuna.trial.TrialState.PRUNED for trial in study.trials)
+
+
+def test_a_trial_that_was_killed_is_not_counted(tmp_path):
+    def killed(settings, tell):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tuning.search(tmp_path, killed, SPACE, START, trials=2, seed=0)
+    study = tuning.search(tmp_path, peak, SPACE, START, trials=2, seed=0)
+    states = [trial.state for trial in study.trials]
+    assert states.count(optuna.trial.TrialState.COMPLETE) == 2
+
+
+def test_another_space_is_another_search(tmp_path):
+    tuning.search(tmp_path, peak, SPACE, START, trials=1, seed=0)
+    with pytest.raises(BadInput, match="holds a search of another space"):
+        tuning.search(tmp_path, peak, SPACE | {"optimizer.lr": {"low": 0.1, "high": 0.5}}, START, trials=1, seed=0)
+
+
+@pytest.mark.parametrize("values", [{"low": 1}, {"low": 2, "high": 1}, {"low": 0, "high": 1}, 3])
+def test_a_range_that_is_none_is_refused(tmp_path, values):
+    with pytest.raises(BadInput, match=r"space: optimizer.lr"):
+        tuning.search(tmp_path, peak, {"optimizer.lr": values, "model.base": [4]}, {}, trials=1, seed=0)
+
+
+def test_the_command_searches_on_validation_and_leaves_an_experiment(command, tmp_path, capsys):
+    command("tune.py", *TINY, "loss=tversky", "trials=2", f"folder={tmp_path / 'search'}")
+    said = capsys.readouterr().out
+    assert "trial 2/2: optimizer.lr=" in said
+    assert "loss.alpha=" in said
+    assert {path.name for path in (tmp_path / "search").iterdir()} == {"study.db", "study.png", "best.yaml"}
+    best = (tmp_path / "search" / "best.yaml").read_text()
+    assert "# val/dice 0." in best
+    recipe = OmegaConf.create(best)
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "found.yaml").write_text(best)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        again = compose("train", ["experiment=found", f"hydra.searchpath=[file://{tmp_path}]"])
+    assert again.loss.alpha == recipe.loss.alpha
+    assert again.loss._target_.endswith("Tversky")
+    assert not list(tmp_path.rglob("per_image_test.csv"))  # nobody looked at the test split
+
+
+def test_a_setting_that_is_none_is_refused(command, tmp_path):
+    space = json.dumps({"optimizer.rate": {"low": 1, "high": 2}}).replace('"', "")
+    with pytest.raises(BadInput, match=r"space: optimizer.rate is not a setting of this run"):
+        command("tune.py", *TINY, f"space={space}", f"folder={tmp_path}")
