@@ -26,7 +26,8 @@ th:first-child, td:first-child { text-align: left; } th { color: var(--faint); f
 td b { color: var(--accent); }
 figure { margin: .8rem 0; } figure img { max-width: 100%; height: auto; display: block; }
 figcaption, footer { color: var(--faint); font-size: .86rem; }
-@media (max-width: 40rem) { body { padding: .7rem; font-size: 15px; } }
+@media (max-width: 40rem) { body { padding: .7rem; font-size: 15px; } figure { overflow-x: auto; }
+  figure img { max-width: none; width: 38rem; } }
 @media print { body { max-width: none; font-size: 10pt; } h2, figure, table { break-inside: avoid; }
   .wide { overflow: visible; } table { font-size: 7.5pt; } th, td { white-space: normal; } }
 """

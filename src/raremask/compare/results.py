@@ -254,11 +254,13 @@ def warnings(runs: Sequence[Run], compared: Table) -> list[str]:
         values = {run.budget[path] for run in done}
         if len(values) > 1 and not any(path in run.settings for run in done):
             found.append(f"Unequal budgets: {path} is {' or '.join(sorted(values))}.")
-    groups = len(set(compared.groups.tolist()))
-    if groups < 6:
+    groups, labels = len(set(compared.groups.tolist())), len(compared.scores)
+    least = 2.0 ** (1 - groups) * math.comb(labels, 2)  # the smallest p value there can be, corrected
+    if labels > 1 and least > 0.05:
         found.append(
-            f"Only {groups} groups (patients, sequences) in the test split: no test over so few can show much. Five "
-            "folds (split.fold=0,1,2,3,4) test every image once."
+            f"With {groups} groups (patients, sequences) in the test split and {math.comb(labels, 2)} pairs the smallest "
+            f"corrected p value that can come out is {min(least, 1.0):.2g}: nothing can be told apart, however large it "
+            "is. Five folds (split.fold=0,1,2,3,4) test every image once."
         )
     return found
 
