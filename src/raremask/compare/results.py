@@ -258,9 +258,9 @@ def warnings(runs: Sequence[Run], compared: Table) -> list[str]:
     least = 2.0 ** (1 - groups) * math.comb(labels, 2)  # the smallest p value there can be, corrected
     if labels > 1 and least > 0.05:
         found.append(
-            f"With {groups} groups (patients, sequences) in the test split and {math.comb(labels, 2)} pairs the smallest "
-            f"corrected p value that can come out is {min(least, 1.0):.2g}: nothing can be told apart, however large it "
-            "is. Five folds (split.fold=0,1,2,3,4) test every image once."
+            f"With {groups} groups (patients, sequences) in the test split and {math.comb(labels, 2)} pairs the "
+            f"smallest corrected p value that can come out is {min(least, 1.0):.2g}: nothing can be told apart, however "
+            "large it is. Five folds (split.fold=0,1,2,3,4) test every image once."
         )
     return found
 
