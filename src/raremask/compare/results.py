@@ -259,8 +259,8 @@ def warnings(runs: Sequence[Run], compared: Table) -> list[str]:
     if labels > 1 and least > 0.05:
         found.append(
             f"With {groups} groups (patients, sequences) in the test split and {math.comb(labels, 2)} pairs the "
-            f"smallest corrected p value that can come out is {min(least, 1.0):.2g}: nothing can be told apart, however "
-            "large it is. Five folds (split.fold=0,1,2,3,4) test every image once."
+            f"smallest corrected p value that can come out is {min(least, 1.0):.2g}: nothing can be told apart, "
+            "however large it is. Five folds (split.fold=0,1,2,3,4) test every image once."
         )
     return found
 
