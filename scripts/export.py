@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from raremask import BadInput, shipped
-from raremask.run import network
+from raremask.building import network
 
 
 def main(arguments: list[str]) -> str:

@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from conftest import ROOT
 from raremask import BadInput, commandline  # noqa: F401  registers the resolvers
+from raremask.building import fill_auto
 from raremask.data.base import ImageMaskData
 from raremask.data.splits import Split
-from raremask.run import fill_auto
 
 CONF = ROOT / "conf"
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")  # launchers are Hydra's

@@ -17,9 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from conftest import ROOT, TINY, saved
 from raremask import BadInput
+from raremask.building import build_trainer, load_config
 from raremask.data.phantom import Phantom
 from raremask.metrics.overlap import baselines, summary
-from raremask.run import build_trainer, load_config
 from raremask.runfolder import read_counts, read_table
 from raremask.runlengths import RunLengths
 from raremask.selection import Selection

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from raremask import BadInput, shipped
+from raremask.building import network
 from raremask.nets import EncoderDecoder, UNet
-from raremask.run import network
 from raremask.selection import Selection
 from raremask.shipped import OnnxNet, Shipped
 

@@ -1,30 +1,27 @@
-"""From a config to objects, and from objects to a run: the only room that instantiates."""
+"""What the entry points do: train, evaluate, describe, predict, compare, tune."""
 
 import json
 import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from raremask import BadInput, __version__, description, evaluation, shipped
+from raremask.building import AUTO, SPLIT, build, build_data, build_trainer, load_config, network
 from raremask.callbacks import LossSwitch, Progress
 from raremask.commandline import runs_of
 from raremask.compare import report
 from raremask.compare.results import Run
-from raremask.data import splits
 from raremask.data.base import ImageMaskData
 from raremask.evaluation import Finished
 from raremask.figures import Paint, gallery
@@ -51,10 +48,6 @@ from raremask.scoring import (
 from raremask.selection import Selection
 from raremask.shipped import Shipped
 from raremask.terminal import quieten, say_what_came_out, say_what_starts, warn_of_empty_masks
-
-SPLIT = "split.csv"  # in a run's folder: the split of every image
-AUTO = "auto.json"  # in a run's folder: the values that stood for `auto`
-NETWORKS = ("raremask.nets", "segmentation_models_pytorch")  # what a model from elsewhere may be made of
 
 
 def train(cfg: DictConfig, resume: bool = False) -> float:
@@ -285,168 +278,6 @@ def tune(cfg: DictConfig) -> float:
     print(f"\nBest {cfg.monitor}: {study.best_value:.4f}, with {tuning.words(study.best_params)}")
     print(f"In {os.path.relpath(folder)}: best.yaml (an experiment: put it into conf/experiment), study.png, study.db")
     return study.best_value
-
-
-def network(place: Path, model: Shipped) -> nn.Module:
-    """Make the network of a model, with its weights.
-
-    It may have come from someone else: nothing but a network is made.
-
-    Args:
-        place: Of :func:`raremask.shipped.find`.
-        model: Of :func:`raremask.shipped.read`.
-
-    Raises:
-        BadInput: If it names another class than that of a network, or the weights do not fit.
-    """
-    if place.is_file():
-        return shipped.OnnxNet(place)
-    arguments = dict(model.network) if isinstance(model.network, dict) else {}
-    if "encoder_weights" in arguments:
-        arguments["encoder_weights"] = None  # they are among the weights; nothing is fetched
-    target = str(arguments.pop("_target_", None))
-    kind = get_class(target) if target.startswith(NETWORKS) else object
-    if not (issubclass(kind, nn.Module) and kind.__module__.startswith(NETWORKS)):  # raremask.nets.torch is a way out
-        raise BadInput(f"{place}: a network is made by a class in {' or '.join(NETWORKS)}; got {target}.")
-    try:
-        net = kind(**arguments)
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"{place}: the network cannot be made as it says; of another version? {error}") from error
-    return shipped.load_weights(place, net)
-
-
-def load_config(folder: Path) -> DictConfig:
-    """Return the config with which a run was started, to go on with its checkpoints."""
-    cfg = OmegaConf.load(folder / ".hydra" / "config.yaml")
-    if (folder / AUTO).is_file():
-        for key, value in json.loads((folder / AUTO).read_text()).items():
-            OmegaConf.update(cfg, key, value)
-    if "encoder_weights" in cfg.model:
-        cfg.model.encoder_weights = None  # they are in every checkpoint; nothing is fetched again
-    if (folder / SPLIT).is_file():
-        cfg.split.fold, cfg.split.file = None, str(folder / SPLIT)  # whatever has become of the dataset or the drawing
-    return cfg
-
-
-def build(
-    cfg: DictConfig, folder: Path | None = None, data: ImageMaskData | None = None
-) -> tuple[ImageMaskData, Segmenter]:
-    """Make the data, read and checked, and the module that holds network, loss, optimiser and scheduler.
-
-    Args:
-        cfg: The run's config. Values `auto` in its losses are replaced by what the training split says.
-        folder: Where to write the split and these values, if there are any; :func:`load_config` takes them from there.
-        data: What was made of the same settings before; None reads the images.
-
-    Raises:
-        BadInput: If images cannot be used, or the monitored score needs a field of view and the dataset has none.
-    """
-    pl.seed_everything(cfg.seed, verbose=False)
-    data = data or build_data(cfg)
-    if cfg.monitor.endswith("_fov") and data.splits["val"].pictures[0].valid is None:
-        raise BadInput(f"monitor={cfg.monitor} needs a field of view, and this dataset has none. Use monitor=val/dice.")
-    if data.empty_share() == 1:
-        raise BadInput("no training mask has a foreground pixel: there is nothing to learn.")
-    found = fill_auto(cfg, data)
-    if folder is not None and rank_zero_only.rank == 0:
-        write_text(folder / SPLIT, splits.table(*zip(*data.placed(), strict=True)))
-        if found:
-            write_text(folder / AUTO, json.dumps(found, indent=2) + "\n")
-    module = Segmenter(
-        net=instantiate(cfg.model),
-        loss=instantiate(cfg.loss),
-        optimizer=instantiate(cfg.optimizer),
-        scheduler=instantiate(cfg.scheduler),
-        monitor=cfg.monitor,
-        empty=cfg.empty,
-        seed=cfg.seed,
-    )
-    return data, module
-
-
-def build_data(cfg: DictConfig) -> ImageMaskData:
-    """Make the data, read, checked and divided.
-
-    Raises:
-        BadInput: If images cannot be used or divided.
-    """
-    augment = instantiate(cfg.augment) if "augment" in cfg else None
-    data = instantiate(cfg.dataset, augment=augment, split=instantiate(cfg.split), seed=cfg.get("seed", 0))
-    data.setup()
-    return data
-
-
-def fill_auto(cfg: DictConfig, data: ImageMaskData) -> dict[str, float]:
-    """Replace every `auto` in a loss by what the loss's class makes of the training split.
-
-    Args:
-        cfg: The run's config; changed.
-        data: Holds the training split.
-
-    Returns:
-        What was found, by its path: `{"loss.pos_weight": 12.5}`.
-
-    Raises:
-        BadInput: If a loss has no automatic value for that parameter.
-    """
-    found = {}
-    for path, node in _losses(cfg):
-        automatic = [key for key in node if not OmegaConf.is_missing(node, key) and node[key] == "auto"]
-        if not automatic:
-            continue
-        kind = get_class(node._target_)
-        values = kind.auto(data.training_foreground()) if hasattr(kind, "auto") else {}
-        for key in automatic:
-            if key not in values:
-                offered = f"it has one for {', '.join(values)}" if values else "it has none"
-                raise BadInput(f"{path}.{key}=auto: {kind.__name__} has no automatic {key}; {offered}. Give a number.")
-            node[key] = found[f"{path}.{key}"] = values[key]
-    return found
-
-
-def _losses(node: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Every node at or below a `loss` that names what it makes, with its path."""
-    for key in node:
-        if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
-            continue
-        if isinstance(node[key], DictConfig):
-            below = f"{path}.{key}".lstrip(".")
-            if "loss" in below.split(".") and "_target_" in node[key]:
-                yield below, node[key]
-            yield from _losses(node[key], below)
-
-
-def build_trainer(cfg: DictConfig, **parts: Any) -> pl.Trainer:
-    """Make the Trainer; `precision: auto` becomes the fastest safe one of the device.
-
-    Raises:
-        BadInput: If a GPU is asked for and PyTorch sees none.
-    """
-    on_gpu = torch.cuda.is_available() and cfg.accelerator in ("auto", "gpu", "cuda")
-    if cfg.accelerator in ("gpu", "cuda") and not on_gpu:
-        raise BadInput("trainer=gpu asks for a GPU, and PyTorch sees none. Use trainer=auto or trainer=cpu.")
-    if cfg.get("check_val_every_n_epoch", 1) != 1:
-        raise BadInput(
-            "trainer.check_val_every_n_epoch must be 1: the last checkpoint and the plateau follow every epoch."
-        )
-    precision = str(cfg.precision)  # 16 comes as a number
-    if precision == "auto":
-        bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bf16-mixed" if bf16 else "16-mixed" if on_gpu else "32-true"
-    elif "16" in precision and not on_gpu and not _cpu_computes_in(precision):
-        warnings.warn(
-            f"trainer.precision={precision}, and this CPU has no instructions for it: a step has been seen to take "
-            "over 100 times as long as in 32-true. Mixed precision is for the GPU; use trainer.precision=32-true.",
-            stacklevel=2,
-        )
-    return instantiate(cfg, precision=precision, **parts)
-
-
-def _cpu_computes_in(precision: str) -> bool:
-    """Whether the CPU has instructions for half precision; False where PyTorch cannot tell."""
-    names = ("avx512_bf16", "amx_bf16", "bf16") if "bf16" in precision else ("avx512_fp16", "amx_fp16", "fp16_arith")
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(name) for name in names)
 
 
 @rank_zero_only
