@@ -130,6 +130,8 @@ def test_the_first_config_of_a_folder_stays(tmp_path):
     assert config_folder(str(tmp_path)) == ".hydra"
     (tmp_path / ".hydra").mkdir()
     OmegaConf.save(OmegaConf.create({"seed": 1}), tmp_path / ".hydra" / "config.yaml")
+    assert config_folder(str(tmp_path)) == ".hydra"  # of a start that came to nothing
+    (tmp_path / "status.json").touch()
     assert config_folder(str(tmp_path)).startswith(".hydra/again_")
 
 

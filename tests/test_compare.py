@@ -147,6 +147,27 @@ def test_what_cannot_be_compared_is_refused(sweep, tmp_path):
         labelled(folder)
 
 
+def test_where_some_have_no_score_images_without_foreground_are_left_out_for_all(sweep):
+    folder = sweep(seeds=(0,))
+    for run in folder.iterdir():
+        lines = (run / "per_image_test.csv").read_text().splitlines()
+        columns = lines[0].split(",")
+        rows = [dict(zip(columns, line.split(","), strict=True)) for line in lines[1:]]
+        rows[0] |= {"tp": 0, "fn": 0, "foreground": 0.0, "dice": "" if run.name.startswith("dynamit") else 0.0}
+        write_table(run / "per_image_test.csv", rows)
+    table = results.table(labelled(folder), "dice")
+    assert (len(table.images), table.empties) == (23, 1)
+    assert all(np.isfinite(scores).all() for scores in table.scores.values())
+
+
+def test_what_makes_no_method_makes_no_label(sweep):
+    folder = sweep()
+    for run in folder.glob("*_2_*"):
+        overrides = yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text())
+        (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([*overrides, "retry=true", "leaks=ignore"]))
+    assert {run.label for run in labelled(folder)} == set(QUALITY)
+
+
 # --- what a reviewer would say ----------------------------------------------------------------------------------------
 
 
@@ -178,6 +199,12 @@ def change(file, **facts):
                 (run / ".hydra" / "config.yaml").read_text().replace("max_epochs: 5", "max_epochs: 9")
             ),
             "Unequal budgets: trainer.max_epochs is 5 or 9",
+        ),
+        (
+            lambda run: (run / ".hydra" / "config.yaml").write_text(
+                (run / ".hydra" / "config.yaml").read_text().replace("model: {}", "model: {base: 8}")
+            ),
+            "The runs of dynamit are not of one config: they differ in model",
         ),
     ],
 )
@@ -234,6 +261,12 @@ def test_the_page_needs_nothing_but_itself(sweep, tmp_path):
     assert len(lines) == 1 + 9 * 24
 
 
+def test_folds_are_painted_from_the_masks_of_each(sweep, tmp_path):
+    _, page, _ = report(tmp_path, sweep(folds=(0, 1)))
+    assert "not drawn" not in page.text
+    assert "48 test images of 16 groups" in page.text
+
+
 def test_images_that_are_not_at_hand_are_named_instead_of_drawn(sweep, tmp_path):
     def gone(run):
         raise BadInput("There is no folder data/CVC")
@@ -253,17 +286,15 @@ def test_names_never_become_html(tmp_path):
     assert "<script" not in (tmp_path / "report.md").read_text()
 
 
-def pair(value, low, high, holm, detectable=0.05):
+def pair(value, low, high, holm, detectable=0.05, seeds=3):
     error = Estimate(value, low, high, 0.01, 10)
-    return Pair(error, holm, holm, holm, 1.0, 5, 0, 1, detectable)
+    return Pair(error, holm, holm, holm, 1.0, 5, 0, 1, detectable, seeds)
 
 
-def test_a_verdict_needs_the_test_and_the_interval():
+def test_a_verdict_needs_the_corrected_tests_and_more_than_one_seed():
     assert verdict(pair(0.1, 0.05, 0.15, 0.01), 0.01).startswith("told apart")
-    assert (
-        verdict(pair(0.1, -0.01, 0.21, 0.01), 0.01) == "not told apart; these images and seeds could have shown 0.050"
-    )
-    assert verdict(pair(0.1, 0.05, 0.15, 0.06), 0.01).startswith("not told apart")
+    assert verdict(pair(0.1, 0.05, 0.15, 0.01, seeds=1), 0.01).endswith("one seed shows nothing about a loss")
+    assert verdict(pair(0.1, -0.01, 0.21, 0.2), 0.01).endswith("these images and seeds could have shown 0.050")
     assert verdict(pair(0.0, -0.005, 0.005, 1.0), 0.01) == "equivalent within 0.01"
     assert verdict(pair(0.1, -np.inf, np.inf, 1.0, np.inf), 0.01) == "not told apart; one group alone shows nothing"
     assert span(Estimate(0.5, -np.inf, np.inf, np.inf, 0)) == "0.500 (no interval: a single group)"

@@ -1,6 +1,9 @@
 import json
+import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -70,14 +73,34 @@ def test_what_a_run_gives_stands_in_its_status(tmp_path):
     assert read_status(tmp_path / "elsewhere") == {}
 
 
-def test_a_process_is_known_by_more_than_its_number(tmp_path):
+def test_a_process_is_known_by_more_than_its_number(tmp_path, monkeypatch):
+    def change(**facts):
+        (tmp_path / "status.json").write_text(json.dumps(read_status(tmp_path) | facts))
+
     with status(tmp_path):
-        facts = read_status(tmp_path)
-        assert alive(facts)
-        assert not alive(facts | {"host": "another"})
-        assert not alive(facts | {"process_began": 1})  # the number was used again
+        assert alive(tmp_path)
+        running = read_status(tmp_path)
+    change(**(running | {"process_began": 1}))
+    assert not alive(tmp_path)  # the number was used again
     other = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    assert not alive(facts | {"process": int(other.stdout)})
+    change(**(running | {"process": int(other.stdout)}))
+    assert not alive(tmp_path)
+    change(host="another")
+    assert alive(tmp_path)  # there was a sign of it just now
+    long_ago = time.time() - 3600
+    os.utime(tmp_path / "status.json", (long_ago, long_ago))
+    assert not alive(tmp_path)
+    change(slurm="7_1")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    assert not alive(tmp_path)  # this very job, queued again
+
+
+def test_many_may_write_one_file(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: write_text(tmp_path / "ledger.csv", f"{number}\n" * 1000), range(200)))
+    assert len(set((tmp_path / "ledger.csv").read_text().split())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger.csv"]
 
 
 def test_the_table_of_a_split_holds_counts_and_scores_of_every_image(tmp_path):

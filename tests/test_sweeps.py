@@ -50,7 +50,7 @@ def job(tmp_path):
         ({"state": "failed", "reason": "no"}, True, ("skip", "has failed before (no); retry=true tries again")),
         ({"state": "interrupted"}, True, ("resume", "goes on from its last checkpoint")),
         ({"state": "interrupted"}, False, ("anew", "starts anew: no epoch had ended")),
-        ({"state": "running", "host": "gone", "process": 1}, True, ("resume", "goes on from its last checkpoint")),
+        ({"state": "running", "host": "other", "process": 1}, True, ("skip", "is being trained by process 1 on other")),
     ],
     ids=lambda value: str(value.get("state", "nothing")) if isinstance(value, dict) else "",
 )
@@ -64,9 +64,11 @@ def test_a_failed_job_is_tried_again_when_asked(job):
 
 
 def test_a_job_that_another_process_trains_is_left_alone(job, monkeypatch):
-    folder = job(True, state="running", process=5)
-    monkeypatch.setattr(sweeps, "alive", lambda facts: True)
+    folder = job(True, state="running", process=5, host="here")
+    monkeypatch.setattr(sweeps, "alive", lambda folder: True)
     assert decide(CONFIG, folder)[0] == "skip"
+    monkeypatch.setattr(sweeps, "alive", lambda folder: False)
+    assert decide(CONFIG, folder)[0] == "resume"
 
 
 def test_a_job_of_another_config_is_refused_with_the_difference(job, monkeypatch):

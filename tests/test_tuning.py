@@ -24,37 +24,49 @@ def peak(settings, tell):
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_search_finds_the_peak_and_goes_on_where_it_stopped(tmp_path):
-    study = tuning.search(tmp_path, peak, SPACE, START, trials=6, seed=0)
+    study = tuning.search(tmp_path, peak, SPACE, START, trials=6, seed=0, config={})
     assert study.trials[0].params == START  # where the config stands
     first = [trial.params for trial in study.trials]
-    study = tuning.search(tmp_path, peak, SPACE, START, trials=25, seed=0)
+    study = tuning.search(tmp_path, peak, SPACE, START, trials=25, seed=0, config={})
     assert [trial.params for trial in study.trials][:6] == first
     assert len(study.trials) == 25
     assert study.best_params["optimizer.lr"] == pytest.approx(0.1, abs=0.05)
     assert any(trial.state == optuna.trial.TrialState.PRUNED for trial in study.trials)
 
 
-def test_a_trial_that_was_killed_is_not_counted(tmp_path):
-    def killed(settings, tell):
-        raise KeyboardInterrupt
+def test_a_search_that_was_killed_begins_with_the_config_and_repeats_nothing(tmp_path):
+    study = tuning.search(tmp_path, peak, SPACE, START, trials=1, seed=0, config={})
+    (tmp_path / "study.db").unlink()
 
-    with pytest.raises(KeyboardInterrupt):
-        tuning.search(tmp_path, killed, SPACE, START, trials=2, seed=0)
-    study = tuning.search(tmp_path, peak, SPACE, START, trials=2, seed=0)
-    states = [trial.state for trial in study.trials]
-    assert states.count(optuna.trial.TrialState.COMPLETE) == 2
+    def killed(settings, tell):
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        tuning.search(tmp_path, killed, SPACE, START, trials=1, seed=0, config={})
+    study = tuning.search(tmp_path, peak, SPACE, START, trials=1, seed=0, config={})
+    study.ask()  # a trial that SIGKILL has left running
+    for trials in (3, 5, 7):
+        study = tuning.search(tmp_path, peak, SPACE, START, trials=trials, seed=0, config={})
+    whole = [trial for trial in study.trials if trial.state != optuna.trial.TrialState.FAIL]
+    assert whole[0].params == START
+    rates = [trial.params["optimizer.lr"] for trial in whole]
+    assert len(rates) == len(set(rates)) == 7
+    assert not study.get_trials(states=[optuna.trial.TrialState.RUNNING])
 
 
 def test_another_space_is_another_search(tmp_path):
-    tuning.search(tmp_path, peak, SPACE, START, trials=1, seed=0)
+    tuning.search(tmp_path, peak, SPACE, START, trials=1, seed=0, config={})
+    with pytest.raises(BadInput, match="holds a search of another epochs"):
+        tuning.search(tmp_path, peak, SPACE, START, trials=1, seed=0, config={"epochs": 9})
+    other = SPACE | {"optimizer.lr": {"low": 0.1, "high": 0.5}}
     with pytest.raises(BadInput, match="holds a search of another space"):
-        tuning.search(tmp_path, peak, SPACE | {"optimizer.lr": {"low": 0.1, "high": 0.5}}, START, trials=1, seed=0)
+        tuning.search(tmp_path, peak, other, START, trials=1, seed=0, config={})
 
 
 @pytest.mark.parametrize("values", [{"low": 1}, {"low": 2, "high": 1}, {"low": 0, "high": 1}, 3])
 def test_a_range_that_is_none_is_refused(tmp_path, values):
     with pytest.raises(BadInput, match=r"space: optimizer.lr"):
-        tuning.search(tmp_path, peak, {"optimizer.lr": values, "model.base": [4]}, {}, trials=1, seed=0)
+        tuning.search(tmp_path, peak, {"optimizer.lr": values, "model.base": [4]}, {}, trials=1, seed=0, config={})
 
 
 def test_the_command_searches_on_validation_and_leaves_an_experiment(command, tmp_path, capsys):
@@ -71,6 +83,8 @@ def test_the_command_searches_on_validation_and_leaves_an_experiment(command, tm
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         again = compose("train", ["experiment=found", f"hydra.searchpath=[file://{tmp_path}]"])
     assert again.loss.alpha == recipe.loss.alpha
+    assert again.dataset.size == [48, 40]  # what was typed belongs to the recipe
+    assert again.trainer.max_epochs == 2
     assert again.loss._target_.endswith("Tversky")
     assert not list(tmp_path.rglob("per_image_test.csv"))  # nobody looked at the test split
 

@@ -47,11 +47,12 @@ def job_name(*choices: object) -> str:
 
 
 def config_folder(run: str) -> str:
-    """Say where Hydra keeps the config: in `.hydra`, or beside the first one if the folder has one already.
+    """Say where Hydra keeps the config: in `.hydra`, or beside it if the folder holds a run already.
 
-    A folder's first config is that of its run; a resumed or repeated command must not write over it.
+    A folder's first config is that of its run; a resumed or repeated command must not write over it. A start that was
+    killed before there was a status has left a config of no run.
     """
-    if not (Path(run) / ".hydra" / "config.yaml").is_file():
+    if not (Path(run) / "status.json").is_file():
         return ".hydra"
     return f".hydra/again_{datetime.now():%Y-%m-%d_%H-%M-%S}"
 
@@ -68,8 +69,8 @@ def run_folder(resume: str | None, new: str) -> str:
     return resume
 
 
-for resolver in (job_name, config_folder, run_folder):
-    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+for resolver in (job_name, config_folder, run_folder):  # cached: a second later it would be another folder
+    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True, use_cache=resolver is config_folder)
 
 
 @contextmanager

@@ -29,7 +29,9 @@ from raremask.module import Segmenter
 from raremask.prediction import painter, predict_files
 from raremask.runfolder import (
     DEFAULT,
+    flat,
     read_status,
+    read_table,
     status,
     summaries,
     write_text,
@@ -77,7 +79,9 @@ def train(cfg: DictConfig, resume: bool = False) -> float:
         raise BadInput(f"{folder} already holds a run. Choose another name (sweep=...), or go on with resume={folder}.")
     names = _choices(folder) | {"seed": cfg.seed, "empty": cfg.empty}
 
-    with status(folder, **names) if first_process else nullcontext({}) as results:
+    history = folder / "metrics.csv"
+    earlier = sum(row["seconds"] for row in read_table(history)) if resume and history.is_file() else 0.0
+    with status(folder, earlier, **names) if first_process else nullcontext({}) as results:
         data, module = build(cfg, folder)
         if not resume:
             description.look_for_leaks(data, cfg.leaks, folder)
@@ -271,10 +275,14 @@ def tune(cfg: DictConfig) -> float:
         return max(scores)
 
     start = {path: OmegaConf.select(cfg, path) for path in space}
-    study = tuning.search(folder, objective, space, start, cfg.trials, cfg.seed)
+    plain = OmegaConf.to_container(cfg)
+    config = flat({key: plain[key] for key in plain if key not in ("trials", "folder", "space", "data_dir")})
+    study = tuning.search(folder, objective, space, start, cfg.trials, cfg.seed, config)
     hydra = HydraConfig.get()
+    typed = [text.lstrip("+").partition("=")[0] for text in hydra.overrides.task]
+    changes = {path: config[path] for path in typed if path in config and path not in tuning.GROUPS}
     choices = {group: hydra.runtime.choices[group] for group in tuning.GROUPS}
-    tuning.write(folder, study, f"python src/tune.py {' '.join(hydra.overrides.task)}", choices, cfg.monitor)
+    tuning.write(folder, study, f"python src/tune.py {' '.join(hydra.overrides.task)}", choices, changes, cfg.monitor)
     print(f"\nBest {cfg.monitor}: {study.best_value:.4f}, with {tuning.words(study.best_params)}")
     print(f"In {os.path.relpath(folder)}: best.yaml (an experiment: put it into conf/experiment), study.png, study.db")
     return study.best_value

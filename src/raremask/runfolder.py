@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from raremask import BadInput
 from raremask.metrics.overlap import COUNTS, baselines, score, summary
 
 STATUS = "status.json"
+SIGN = 1800  # seconds within which a run on another machine must have shown that it goes on
 BEST, PLAIN = "best checkpoint", "at threshold 0.5"  # rows of a summary
 DEFAULT = "_default"  # of columns: at threshold 0.5, without mending
 SUFFIXES = ("", "_fov", DEFAULT, f"_fov{DEFAULT}")
@@ -31,12 +33,24 @@ SHOWN = ("dice", "iou", "precision", "recall", "dice_pooled", "dice_fov")
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file through a temporary one, so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    number, name = tempfile.mkstemp(f".{path.name}", dir=path.parent)  # one for each that writes at the same time
+    partial = Path(name)
+    try:
+        with os.fdopen(number, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.chmod(0o666 & ~_umask())  # mkstemp lets nobody else read
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_text(path: Path, text: str) -> None:
@@ -75,11 +89,12 @@ def _number(cell: str) -> int | float:
 
 
 @contextmanager
-def status(folder: Path, **facts: object) -> Iterator[dict[str, object]]:
+def status(folder: Path, earlier: float = 0.0, **facts: object) -> Iterator[dict[str, object]]:
     """Keep `status.json` while a run goes on: running, then done, interrupted, or failed with the reason.
 
     Args:
         folder: The run's folder.
+        earlier: Seconds that earlier parts of this run took.
         **facts: Written along: which dataset, model, loss, seed.
 
     Yields:
@@ -94,7 +109,13 @@ def status(folder: Path, **facts: object) -> Iterator[dict[str, object]]:
         record = {"state": state, **facts, "started": started, **more}
         write_text(folder / STATUS, json.dumps(record, indent=2) + "\n")
 
-    write("running", process=os.getpid(), host=platform.node(), process_began=_began(os.getpid()))
+    here = {
+        "host": platform.node(),
+        "process": os.getpid(),
+        "process_began": _began(os.getpid()),
+        "slurm": _slurm_job(),
+    }
+    write("running", **here)
     try:
         yield results
     except (KeyboardInterrupt, SystemExit):
@@ -103,23 +124,39 @@ def status(folder: Path, **facts: object) -> Iterator[dict[str, object]]:
     except BaseException as error:
         write("failed", ended=_now(), reason=f"{type(error).__name__}: {error}")
         raise
-    write("done", ended=_now(), seconds=round(time.monotonic() - clock, 1), memory_gib=_peak(), **results)
+    seconds = round(earlier + time.monotonic() - clock, 1)
+    write("done", ended=_now(), seconds=seconds, memory_gib=_peak(), **results)
 
 
 def read_status(folder: Path) -> dict[str, Any]:
     """Return what `status.json` says, or nothing if there is none."""
-    file = folder / STATUS
-    return json.loads(file.read_text()) if file.is_file() else {}
+    try:
+        return json.loads((folder / STATUS).read_text())
+    except FileNotFoundError:
+        return {}
 
 
-def alive(facts: Mapping[str, Any]) -> bool:
-    """Whether the process that wrote a status is still there, on this machine; of another machine nothing is known."""
+def alive(folder: Path) -> bool:
+    """Whether the process that wrote the status of a running run is still there.
+
+    Of another machine it is believed if there was a sign of it within half an hour (an epoch had ended), unless this is
+    the same job of SLURM, queued again.
+    """
+    facts = read_status(folder)
     if facts.get("host") != platform.node():
-        return False
+        if facts.get("slurm") is not None and facts["slurm"] == _slurm_job():
+            return False
+        signs = [path.stat().st_mtime for path in (folder / STATUS, folder / "metrics.csv") if path.is_file()]
+        return time.time() - max(signs, default=0) < SIGN
     began = _began(facts["process"])
     if began is None:  # not Linux, or no such process
         return not Path("/proc/self").exists() and _exists(facts["process"])
     return began == facts.get("process_began")
+
+
+def _slurm_job() -> str | None:
+    job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID"))
+    return job and f"{job}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
 
 
 def _began(process: int) -> int | None:
@@ -262,3 +299,18 @@ def format_scores(table: Mapping[str, Mapping[str, float]]) -> str:
         cells = (f"{row[column]:>13.4f}" if column in row else f"{'':>13}" for column in columns)
         lines.append(f"{name:<{width}}" + "".join(cells))
     return "\n".join(lines)
+
+
+def flat(node: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return every value of a nested mapping by its path.
+
+    >>> flat({"loss": {"smooth": 1.0}, "seed": 3})
+    {'loss.smooth': 1.0, 'seed': 3}
+    """
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{path}{key}.")
+        else:
+            found[f"{path}{key}"] = value
+    return found

@@ -4,15 +4,13 @@ Whatever launches the jobs, each decides by what its own folder holds; so a swee
 command is given again. Imports nothing heavy: a finished job is skipped in no time.
 """
 
-import json
 import math
-import platform
 import shutil
 import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from raremask import BadInput
 from raremask.commandline import check
-from raremask.runfolder import alive, read_status, write_table
+from raremask.runfolder import STATUS, alive, flat, read_status, write_table
 
 LEDGER = "ledger.csv"
 NO_PART = ("resume", "sweep", "folder", "retry", "data_dir")  # settings that make no other run
@@ -68,7 +66,8 @@ def run(cfg: DictConfig, train: Callable[[DictConfig, bool], float]) -> float:
         error.shown = True
         raise
     finally:
-        write_ledger(folder.parent)
+        with suppress(OSError):  # a job is not lost because its neighbour wrote the table at the same moment
+            write_ledger(folder.parent)
 
 
 def decide(cfg: DictConfig, folder: Path) -> tuple[str, str]:
@@ -79,15 +78,15 @@ def decide(cfg: DictConfig, folder: Path) -> tuple[str, str]:
     """
     facts = read_status(folder)
     if not facts:
-        return "start", ""
+        return "start", ""  # Hydra has written this job's config over that of a start that came to nothing
     if changed := differences(OmegaConf.load(folder / ".hydra" / "config.yaml"), cfg):
         _forget_this_start()
         listed = "\n  ".join(changed)
         raise BadInput(f"{folder} holds a run of another config:\n  {listed}\nName another sweep=, or delete it.")
     if facts["state"] == "done":
         return "skip", "done already"
-    if facts["state"] == "running" and alive(facts):
-        return "skip", f"is being trained by process {facts['process']} on {platform.node()}"
+    if facts["state"] == "running" and alive(folder):
+        return "skip", f"is being trained by process {facts['process']} on {facts['host']}"
     if facts["state"] == "failed" and not cfg.retry:
         return "skip", f"has failed before ({facts['reason']}); retry=true tries again"
     if (folder / "checkpoints" / "last.ckpt").is_file():
@@ -97,22 +96,12 @@ def decide(cfg: DictConfig, folder: Path) -> tuple[str, str]:
 
 def differences(saved: DictConfig, cfg: DictConfig) -> list[str]:
     """Return the settings in which two configs differ, a line each."""
-    before, now = _flat(OmegaConf.to_container(saved)), _flat(OmegaConf.to_container(cfg))
+    before, now = flat(OmegaConf.to_container(saved)), flat(OmegaConf.to_container(cfg))
     return [
         f"{key}: {before.get(key, 'nothing')} there, {now.get(key, 'nothing')} asked for"
         for key in sorted(before.keys() | now.keys())
         if before.get(key, "") != now.get(key, "") and key.split(".")[0] not in NO_PART
     ]
-
-
-def _flat(node: dict[str, Any], path: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            found |= _flat(value, f"{path}{key}.")
-        else:
-            found[f"{path}{key}"] = value
-    return found
 
 
 def _clear(folder: Path) -> None:
@@ -132,11 +121,13 @@ def _forget_this_start() -> None:
 def write_ledger(sweep: Path) -> list[dict[str, Any]]:
     """Write the states of all jobs of a sweep, and return them: a row for each."""
     rows = []
-    for file in sorted(sweep.glob("*/status.json")):
-        facts = json.loads(file.read_text())
+    for file in sorted(sweep.glob(f"*/{STATUS}")):
+        facts = read_status(file.parent)
+        if not facts:
+            continue  # taken away just now
         keys = ("state", "best", "epochs", "seconds", "started", "ended", "reason")
         rows.append({"job": file.parent.name} | {key: facts[key] for key in keys if key in facts})
-        if facts["state"] == "running" and not alive(facts):
+        if facts["state"] == "running" and not alive(file.parent):
             rows[-1]["state"] = "interrupted"
     if rows:
         write_table(sweep / LEDGER, rows)

@@ -1,5 +1,6 @@
 """A search for better settings on the validation split: which are tried, and what came of it."""
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date
@@ -78,7 +79,13 @@ def drawn(trial: optuna.Trial, space: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def search(
-    folder: Path, objective: Objective, space: Mapping[str, Any], start: Mapping[str, Any], trials: int, seed: int
+    folder: Path,
+    objective: Objective,
+    space: Mapping[str, Any],
+    start: Mapping[str, Any],
+    trials: int,
+    seed: int,
+    config: Mapping[str, Any],
 ) -> optuna.Study:
     """Search, or go on with a search; the first trial is what the config says.
 
@@ -89,9 +96,10 @@ def search(
         start: The settings of the first trial.
         trials: How many there are to be, all in all.
         seed: Of the sampler.
+        config: All settings by their path: a search goes on only with the same.
 
     Raises:
-        BadInput: If the file is a study of another space.
+        BadInput: If the file is a study of another space or config.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,16 +107,20 @@ def search(
         storage=f"sqlite:///{folder / STUDY}",
         study_name="raremask",
         direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=3),
         load_if_exists=True,
     )
-    if study.user_attrs.get("space", dict(space)) != dict(space):
-        raise BadInput(f"{folder} holds a search of another space or config. Name another folder=, or delete it.")
-    study.set_user_attr("space", dict(space))
-    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # it was killed
-    if not study.trials:
+    asked = {"space": json.dumps(space)} | {key: str(value) for key, value in config.items()}
+    there = study.user_attrs.get("asked", asked)
+    if differ := [key for key in sorted(there.keys() | asked.keys()) if there.get(key) != asked.get(key)]:
+        raise BadInput(
+            f"{folder} holds a search of another {', '.join(differ[:5])}. Name another folder=, or delete it."
+        )
+    study.set_user_attr("asked", asked)
+    state = optuna.trial.TrialState
+    for trial in study.get_trials(states=[state.RUNNING]):
+        study.tell(trial.number, state=state.FAIL)  # it was killed
+    if not study.get_trials(states=[state.COMPLETE, state.PRUNED, state.WAITING]):
         study.enqueue_trial(dict(start))
 
     def run(trial: optuna.Trial) -> float:
@@ -121,9 +133,10 @@ def search(
         print(f"\ntrial {trial.number + 1}/{trials}: {words(settings)}")
         return objective(settings, tell)
 
-    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    while (left := trials - len(study.get_trials(deepcopy=False, states=ended))) > 0:
-        study.optimize(run, n_trials=1 if left else 0, catch=())
+    # seeded by what is there: or a search that goes on would draw again what it has drawn
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+    while len(study.get_trials(deepcopy=False, states=[state.COMPLETE, state.PRUNED])) < trials:
+        study.optimize(run, n_trials=1)
     return study
 
 
@@ -138,19 +151,22 @@ def words(settings: Mapping[str, Any]) -> str:
     )
 
 
-def recipe(study: optuna.Study, command: str, choices: Mapping[str, str], monitor: str) -> str:
+def recipe(
+    study: optuna.Study, command: str, choices: Mapping[str, str], changes: Mapping[str, Any], monitor: str
+) -> str:
     """Return the best settings as an experiment, a lab record in YAML.
 
     Args:
         study: With one complete trial or more.
         command: What was typed.
         choices: What was chosen from each group.
+        changes: Values that were changed, by their path.
         monitor: The score.
     """
     complete = [trial for trial in study.trials if trial.value is not None]
     first = f"{study.trials[0].value:.4f}" if study.trials[0].value is not None else "cut off"
     nested: dict[str, Any] = {}
-    for path, value in study.best_params.items():
+    for path, value in {**changes, **study.best_params}.items():
         node = nested
         *parents, last = path.split(".")
         for parent in parents:
@@ -195,7 +211,14 @@ def draw(study: optuna.Study, monitor: str) -> Figure:
     return figure
 
 
-def write(folder: Path, study: optuna.Study, command: str, choices: Mapping[str, str], monitor: str) -> None:
-    """Write `best.yaml` and `study.png`."""
-    write_text(folder / "best.yaml", recipe(study, command, choices, monitor))
+def write(
+    folder: Path,
+    study: optuna.Study,
+    command: str,
+    choices: Mapping[str, str],
+    changes: Mapping[str, Any],
+    monitor: str,
+) -> None:
+    """Write `best.yaml` and `study.png`; see :func:`recipe`."""
+    write_text(folder / "best.yaml", recipe(study, command, choices, changes, monitor))
     draw(study, monitor).savefig(folder / "study.png", dpi=120)

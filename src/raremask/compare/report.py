@@ -101,8 +101,8 @@ METHOD = """\
 The score of a run is the mean over images; of a loss, the mean over its seeds. Intervals (95 %): the variance of a \
 bootstrap that draws groups with replacement and images within them ({draws} draws), plus the variance between seeds, \
 with Student's t and the degrees of freedom of Welch and Satterthwaite. Permutation: the signs of the groups' \
-differences are changed, all ways up to 14 groups, 20,000 random ones beyond; Holm corrects for the number of pairs. \
-Told apart: the corrected permutation test and the interval both say so, at 5 %. Equivalent: the interval lies within \
+differences are changed, all ways up to 14 groups, 20,000 random ones beyond. Told apart: the larger of that p value \
+and the interval's own, corrected for the number of pairs by Holm, is below 5 %. Equivalent: the interval lies within \
 {margin:g} on both sides of 0. Could have shown: the smallest true difference that a test of this error finds four \
 times of five, before any correction."""
 
@@ -140,6 +140,8 @@ def verdict(pair: Pair, margin: float) -> str:
     """Say what is known about a pair."""
     if pair.told_apart:
         return f"told apart (p = {pair.holm:.2g} after correction)"
+    if pair.seeds < 2:
+        return "not told apart; one seed shows nothing about a loss"
     if pair.equivalent(margin):
         return f"equivalent within {margin:g}"
     if not np.isfinite(pair.detectable):
@@ -163,10 +165,11 @@ def _about(runs: Sequence[Run], table: Table) -> str:
     span_of_seeds = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     groups = len(set(table.groups.tolist()))
     policy = ", ".join(sorted({run.facts.get("empty", "?") for run in runs}))
+    left = f" {table.empties} test images with an empty mask are left out." if table.empties else ""
     return (
         f"{len(table.images)} test images of {groups} groups, {len(table.scores)} losses or settings, "
         f"{span_of_seeds} seeds each. Threshold and mending of "
-        f"each run were chosen on validation. An empty mask left empty counts as: {policy}."
+        f"each run were chosen on validation. An empty mask left empty counts as: {policy}.{left}"
     )
 
 
@@ -191,13 +194,13 @@ def _scores(runs: Sequence[Run], table: Table, weights: np.ndarray) -> Grid:
             cells.append(f"{one.value:.{digits}f}{ends}")
         seeds = np.nanmean(table.scores[label], axis=1)
         cells.append(f"{seeds.std(ddof=1):.3f}" if len(seeds) > 1 else "one seed")
-        wrong = sum(bool(run.collapsed) or not run.rows for run in mine)
+        wrong = sum(bool(run.collapsed) or run.state == "failed" for run in mine)
         cells.append(f"{wrong} of {len(mine)}")
         cells.append(_mean([run.facts.get("seconds") for run in mine], "{:.0f} s"))
         cells.append(_mean([run.facts.get("memory_gib") for run in mine], "{:.1f} GiB"))
         cells.append(_mean([run.threshold_drop() for run in mine], "{:.3f}"))
         rows.append(cells)
-    more = ["spread over seeds", "collapsed or failed", "time", "memory", "lost at threshold ± 0.1"]
+    more = ["spread over seeds", "collapsed or failed", "time", "host memory", "lost at threshold ± 0.1"]
     return Grid(["", *(SHOWN[column] for column in columns), *more], rows)
 
 
@@ -260,8 +263,9 @@ def _where(
     order = np.argsort(-np.nan_to_num(each.std(axis=0)), kind="stable")[:IMAGES]
     names = [table.images[index] for index in order]
     shown = [next(run for run in runs if run.label == label) for label in list(table.scores)[:PAINTED]]
+    folds = [[one for one in runs if (one.label, one.seed) == (run.label, run.seed)] for run in shown]
     try:
-        rows = _painted(shown, names, look, metric)
+        rows = _painted(folds, names, look, metric)
     except BadInput as error:
         return [*blocks, Paragraph(f"The images on which they differ most are {', '.join(names)}; not drawn: {error}")]
     figure = gallery(rows, "", paint, [run.label for run in shown])
@@ -269,31 +273,31 @@ def _where(
     return [*blocks, Picture("disagreement", figure, caption, dpi=90)]
 
 
-def _painted(runs: Sequence[Run], names: Sequence[str], look: Callable[[Run], Look], metric: str) -> list[Row]:
-    """Rows of a gallery from the masks that the runs have left.
+def _painted(
+    folds: Sequence[Sequence[Run]], names: Sequence[str], look: Callable[[Run], Look], metric: str
+) -> list[Row]:
+    """Rows of a gallery from the masks that the runs have left; a run may be of several folds.
 
     Raises:
         BadInput: If an image or a mask is not at hand.
     """
-    masks = []
-    for run in runs:
-        folders = [other.folder for other in runs if (other.label, other.seed) == (run.label, run.seed)]
-        files = [folder / "masks_test.csv" for folder in folders]
+    painted, scored = [], []
+    for runs in folds:
+        files = [run.folder / "masks_test.csv" for run in runs]
         if missing := [file for file in files if not file.is_file()]:
             raise BadInput(f"there is no {missing[0]}")
-        masks.append({row["image"]: row for file in files for row in read_table(file)})
-    see, rows = look(runs[0]), []
+        painted.append({row["image"]: row for file in files for row in read_table(file)})
+        scored.append({name: row for run in runs for name, row in run.rows.items()})
+    see, rows = look(folds[0][0]), []
     for name in names:
         image, mask = see(name)
         shown = []
-        for run, painted in zip(runs, masks, strict=True):
-            if name not in painted:
-                raise BadInput(f"{run.folder} has no mask of {name}")
-            row = painted[name]
-            value = run.rows[name].get(metric, math.nan)
-            shown.append(
-                (f"{name}  {value:.3f}", RunLengths().read(row.get("runs", ""), (row["height"], row["width"])))
-            )
+        for masks, scores in zip(painted, scored, strict=True):
+            if name not in masks:
+                raise BadInput(f"there is no mask of {name}")
+            row = masks[name]
+            prediction = RunLengths().read(row.get("runs", ""), (row["height"], row["width"]))
+            shown.append((f"{name}  {scores[name].get(metric, math.nan):.3f}", prediction))
         rows.append(Row(image, mask, shown))
     return rows
 

@@ -15,10 +15,13 @@ import yaml
 from raremask import BadInput
 from raremask.collapse import collapse
 from raremask.metrics.overlap import COUNTS
-from raremask.runfolder import read_table
+from raremask.runfolder import flat, read_table
 
 #: Settings that do not make another method: what was drawn at random, and where things lie or run.
-NOT_A_METHOD = ("seed", "sweep", "split", "trainer", "logger", "data_dir", "folder", "dataset.root", "dataset.workers")
+NOT_A_METHOD = (
+    *("seed", "sweep", "split", "logger", "data_dir", "folder", "resume", "retry", "leaks", "figures"),
+    *("trainer", "dataset.root", "dataset.workers", "dataset.memory", "hydra"),
+)
 BUDGET = ("trainer.max_epochs", "dataset.size", "dataset.batch_size", "dataset.draws")  # what should be equal
 CHOICES = ("dataset", "model", "loss", "second_loss", "augment", "optimizer", "scheduler", "callbacks", "experiment")
 
@@ -39,6 +42,7 @@ class Run:
         history: What was logged in each epoch.
         selection: What was chosen on validation; empty if it is not done.
         facts: Its `status.json`.
+        config: Every value of its config that makes a method, by its path.
         budget: What it was allowed, see `BUDGET`.
         split: Digest of its `split.csv`.
         leaks: Whether images of different splits are nearly the same.
@@ -55,6 +59,7 @@ class Run:
     history: Sequence[Mapping[str, float]]
     selection: Mapping[str, Any]
     facts: Mapping[str, Any]
+    config: Mapping[str, str]
     budget: Mapping[str, str]
     split: str
     leaks: bool
@@ -87,6 +92,7 @@ class Table:
         foreground: `(N,)` true share of foreground.
         object_size: `(N,)` mean area of an object in pixels, NaN where there is none.
         dropped: How many images some run lacks.
+        empties: How many images without foreground are left out, for their scores are not all numbers.
     """
 
     scores: dict[str, np.ndarray]
@@ -95,6 +101,7 @@ class Table:
     foreground: np.ndarray
     object_size: np.ndarray
     dropped: int
+    empties: int
 
 
 def find(places: Iterable[Path]) -> list[Path]:
@@ -133,7 +140,8 @@ def read(folder: Path) -> Run:
     split = folder / "split.csv"
     return Run(
         folder=folder,
-        settings={key: value for key, value in settings.items() if not key.startswith(NOT_A_METHOD)},
+        settings={key: value for key, value in settings.items() if _is_method(key)},
+        config={key: str(value) for key, value in flat(config).items() if _is_method(key)},
         label="",
         seed=int(facts["seed"]),
         fold=config["split"]["fold"],
@@ -147,6 +155,10 @@ def read(folder: Path) -> Run:
         split=hashlib.sha256(split.read_bytes()).hexdigest()[:12] if split.is_file() else "",
         leaks=(folder / "leaks.csv").is_file(),
     )
+
+
+def _is_method(key: str) -> bool:
+    return not any(key == name or key.startswith(f"{name}.") for name in NOT_A_METHOD)
 
 
 def labelled(runs: Sequence[Run]) -> list[Run]:
@@ -200,6 +212,12 @@ def table(runs: Sequence[Run], metric: str) -> Table:
     images = [image for image, times in everywhere.items() if times == len(merged)]
     if not images:
         raise BadInput("The runs have no test image in common: they are of different splits or datasets.")
+    undefined = any(math.isnan(rows[image].get(metric, math.nan)) for rows in merged.values() for image in images)
+    common = len(images)
+    if undefined:  # an empty mask that is left empty has no score, one that is painted has: not the same images
+        images = [image for image in images if all(rows[image]["foreground"] > 0 for rows in merged.values())]
+        if not images:
+            raise BadInput(f"No image has foreground, and {metric} is not defined without.")
     scores: dict[str, list[list[float]]] = {}
     for (label, _), rows in sorted(merged.items()):
         scores.setdefault(label, []).append([rows[image].get(metric, math.nan) for image in images])
@@ -212,7 +230,8 @@ def table(runs: Sequence[Run], metric: str) -> Table:
         groups=np.array([str(first[image]["group"]) for image in images]),
         foreground=np.array([first[image]["foreground"] for image in images], float),
         object_size=np.divide(truth, objects, out=np.full(len(images), np.nan), where=objects > 0),
-        dropped=len(everywhere) - len(images),
+        dropped=len(everywhere) - common,
+        empties=common - len(images),
     )
 
 
@@ -239,6 +258,12 @@ def warnings(runs: Sequence[Run], compared: Table) -> list[str]:
             truths.setdefault(image, set()).add(row["tp"] + row["fn"])
     if others := sum(len(areas) > 1 for areas in truths.values()):
         found.append(f"The true masks of {others} images are not the same in all runs: the data have changed.")
+    for label in compared.scores:
+        mine = [run.config for run in done if run.label == label]
+        keys = dict.fromkeys(key for config in mine for key in config)
+        differ = [key for key in keys if len({config.get(key) for config in mine}) > 1]
+        if differ:
+            found.append(f"The runs of {label} are not of one config: they differ in {', '.join(differ[:5])}.")
     few = [f"{label} ({len(values)})" for label, values in compared.scores.items() if len(values) < 3]
     if few:
         found.append(

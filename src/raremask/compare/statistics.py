@@ -44,12 +44,14 @@ class Pair:
         difference: The first one's mean minus the second one's, with its interval.
         permutation: p value of the paired permutation test over groups.
         wilcoxon: p value of Wilcoxon's signed-rank test over groups.
-        holm: The permutation test's p value, corrected for the number of pairs.
+        holm: The larger of the p values over groups (permutation) and over groups and seeds (Student's, of the
+            interval), corrected for the number of pairs: permutation alone takes the trained networks as given.
         effect: Mean difference of the groups divided by its standard deviation (Cohen's d for pairs).
         wins: Images on which the first one is better by more than the margin.
         ties: Images on which they differ by the margin or less.
         losses: Images on which the second one is better by more than the margin.
         detectable: The smallest difference that these images and seeds would have shown four times of five.
+        seeds: Of the loss that has fewer.
     """
 
     difference: Estimate
@@ -61,15 +63,16 @@ class Pair:
     ties: int
     losses: int
     detectable: float
+    seeds: int
 
     @property
     def told_apart(self) -> bool:
-        """Whether both the corrected test over groups and the interval over groups and seeds say so."""
-        return self.holm < 1 - CONFIDENCE and not self.difference.low <= 0 <= self.difference.high
+        """Whether the corrected tests say so; never of one seed, which says nothing about a loss."""
+        return self.seeds > 1 and self.holm < 1 - CONFIDENCE
 
     def equivalent(self, margin: float) -> bool:
-        """Whether the interval lies within a margin on both sides of 0."""
-        return -margin < self.difference.low and self.difference.high < margin
+        """Whether the interval lies within a margin on both sides of 0; never of one seed."""
+        return self.seeds > 1 and -margin < self.difference.low and self.difference.high < margin
 
 
 def resample(groups: np.ndarray, times: int, random: np.random.Generator) -> np.ndarray:
@@ -231,11 +234,12 @@ def pairs(
     for first, second in both:
         difference = scores[first].mean(axis=0) - scores[second].mean(axis=0)
         sums, numbers = by_group(difference, groups)
-        tested.append(permutation_test(sums, times, random))
-        found[first, second] = difference, sums / numbers
-    for (first, second), permutation, corrected in zip(both, tested, holm(tested), strict=True):
-        difference, groupwise = found[first, second]
         interval = estimate([scores[first], scores[second]], [1, -1], groups, weights)
+        permutation = permutation_test(sums, times, random)
+        tested.append(max(permutation, student_test(interval)))
+        found[first, second] = difference, sums / numbers, interval, permutation
+    for (first, second), corrected in zip(both, holm(tested), strict=True):
+        difference, groupwise, interval, permutation = found[first, second]
         spread = groupwise.std(ddof=1) if len(groupwise) > 1 else np.nan
         found[first, second] = Pair(
             difference=interval,
@@ -247,8 +251,18 @@ def pairs(
             ties=int((np.abs(difference) <= margin).sum()),
             losses=int((difference < -margin).sum()),
             detectable=detectable(interval),
+            seeds=min(len(scores[first]), len(scores[second])),
         )
     return found
+
+
+def student_test(difference: Estimate) -> float:
+    """Two-sided p value of a difference by its error over groups, images and seeds."""
+    if not np.isfinite(difference.error):
+        return 1.0
+    if difference.error == 0:
+        return float(difference.value == 0)
+    return float(2 * stats.t.sf(abs(difference.value) / difference.error, difference.freedom))
 
 
 def detectable(difference: Estimate) -> float:
