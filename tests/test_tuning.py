@@ -69,12 +69,15 @@ def test_a_range_that_is_none_is_refused(tmp_path, values):
         tuning.search(tmp_path, peak, {"optimizer.lr": values, "model.base": [4]}, {}, trials=1, seed=0, config={})
 
 
-def test_the_command_searches_on_validation_and_leaves_an_experiment(command, tmp_path, capsys):
+def test_the_command_searches_on_validation_and_leaves_an_experiment(command, tmp_path, capsys, monkeypatch):
+    (tmp_path / "typed_here").mkdir()
+    monkeypatch.chdir(tmp_path / "typed_here")
     command("tune.py", *TINY, "loss=tversky", "trials=2", f"folder={tmp_path / 'search'}")
     said = capsys.readouterr().out
     assert "trial 2/2: optimizer.lr=" in said
     assert "loss.alpha=" in said
     assert {path.name for path in (tmp_path / "search").iterdir()} == {"study.db", "study.png", "best.yaml"}
+    assert not list((tmp_path / "typed_here").iterdir())
     best = (tmp_path / "search" / "best.yaml").read_text()
     assert "# val/dice 0." in best
     recipe = OmegaConf.create(best)
