@@ -20,7 +20,7 @@ from raremask.inference import Predictor
 from raremask.metrics.calibration import histogram, reliability
 from raremask.metrics.image import image_scores
 from raremask.metrics.objects import count_objects
-from raremask.metrics.overlap import SCORES, pixel_counts, score
+from raremask.metrics.overlap import SCORES, pixel_counts, score, shares
 from raremask.module import Segmenter
 from raremask.runfolder import DEFAULT, read_table, write_scores, write_table, write_text
 from raremask.runlengths import RunLengths
@@ -56,9 +56,7 @@ class Judged:
 
     def shares(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the share of foreground of each prediction and of each mask, `(n,)`."""
-        tp, fp, fn, _ = self.counts[""].T
-        pixels = self.counts[""].sum(axis=1)
-        return (tp + fp) / pixels, (tp + fn) / pixels
+        return shares(self.counts[""])
 
 
 def judge(trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, split: str, selection: Selection) -> Judged:

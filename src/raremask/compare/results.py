@@ -14,7 +14,7 @@ import yaml
 
 from raremask import BadInput
 from raremask.collapse import collapse
-from raremask.metrics.overlap import COUNTS
+from raremask.metrics.overlap import COUNTS, shares
 from raremask.runfolder import flat, read_table
 
 #: Settings that do not make another method: what was drawn at random, and where things lie or run.
@@ -69,9 +69,7 @@ class Run:
         """How its predictions have collapsed, or nothing."""
         if not self.rows:
             return ""
-        tp, fp, fn, tn = np.array([[row[name] for name in COUNTS] for row in self.rows.values()], float).T
-        pixels = tp + fp + fn + tn
-        return collapse((tp + fp) / pixels, (tp + fn) / pixels)
+        return collapse(*shares(np.array([[row[name] for name in COUNTS] for row in self.rows.values()])))
 
     def threshold_drop(self) -> float:
         """Return by how much the score on validation falls at worst if the threshold is off by 0.1; NaN if unknown."""

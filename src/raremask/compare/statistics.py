@@ -118,7 +118,7 @@ def estimate(parts: Sequence[np.ndarray], signs: Sequence[int], groups: np.ndarr
 
     The variance has a part for the images, of the hierarchical bootstrap with the means over seeds, and a part for the
     seeds of each loss. The interval is Student's, with the degrees of freedom of Welch and Satterthwaite: over seven
-    groups and three seeds the percentiles of the bootstrap alone cover 80 to 95 % where 95 are promised
+    groups and three seeds the percentiles of the bootstrap alone cover 83 to 92 % where 95 are promised
     (`docs/statistics.md`).
 
     Args:

@@ -142,6 +142,17 @@ def summary(counts: np.ndarray, empty: str = "one") -> dict[str, float]:
     }
 
 
+def shares(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Share of foreground of each prediction and of each mask, `(n,)`, of counts `(n, 4)`.
+
+    >>> [part.tolist() for part in shares(np.array([[1, 1, 0, 2]]))]
+    [[0.5], [0.25]]
+    """
+    tp, fp, fn, tn = np.asarray(counts, float).reshape(-1, 4).T
+    pixels = tp + fp + fn + tn
+    return (tp + fp) / pixels, (tp + fn) / pixels
+
+
 def baselines(counts: np.ndarray) -> dict[str, np.ndarray]:
     """What predictions without any knowledge of the images would have counted on them.
 
