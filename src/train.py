@@ -19,7 +19,7 @@ def main(cfg: DictConfig) -> float:
     if sweeps.is_job():
         return sweeps.run(cfg, train)
     commandline.check(cfg)
-    return train(cfg)
+    return train(cfg, not cfg.resume and sweeps.goes_on(cfg))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from raremask import BadInput
-from raremask.callbacks import BestOfStage, GrowingWeight, LossSwitch, Panels, RunCheckpoint
+from raremask.callbacks import GrowingWeight, LossSwitch, Panels
+from raremask.checkpoints import BestOfStage, RunCheckpoint
 from raremask.losses.boundary import Surface
 from raremask.losses.compound import Sum
 from raremask.losses.overlap import Dice

@@ -9,7 +9,7 @@ import pytest
 from raremask.data.fingerprint import fingerprint, measure
 from raremask.data.phantom import Phantom
 from raremask.description import suggestions
-from raremask.runfolder import read_table
+from raremask.tables import read_table
 
 SMALL = ("dataset.train=12", "dataset.val=5", "dataset.test=4", "dataset.size=[64,64]")
 

@@ -20,9 +20,10 @@ from raremask import BadInput
 from raremask.building import build_trainer, load_config
 from raremask.data.phantom import Phantom
 from raremask.metrics.overlap import baselines, summary
-from raremask.runfolder import read_counts, read_table
+from raremask.runfolder import read_counts
 from raremask.runlengths import RunLengths
 from raremask.selection import Selection
+from raremask.tables import read_table
 
 TWO_STAGE = (
     "callbacks=two_stage",

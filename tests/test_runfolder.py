@@ -16,12 +16,12 @@ from raremask.runfolder import (
     largest_change,
     read_counts,
     read_status,
-    read_table,
     status,
     write_scores,
     write_table,
     write_text,
 )
+from raremask.tables import read_table
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -16,8 +16,9 @@ from omegaconf import OmegaConf
 
 from conftest import ROOT, TINY
 from raremask import BadInput, sweeps
-from raremask.runfolder import read_status, read_table
+from raremask.runfolder import read_status
 from raremask.sweeps import decide, differences, write_ledger
+from raremask.tables import read_table
 
 CONFIG = OmegaConf.create(
     {"retry": False, "sweep": "s", "folder": "f", "loss": {"smooth": 1.0}, "trainer": {"epochs": 3}}
@@ -76,7 +77,7 @@ def test_a_job_of_another_config_is_refused_with_the_difference(job, monkeypatch
     folder = job(state="done")
     other = OmegaConf.merge(CONFIG, {"loss": {"smooth": 0.1}})
     with pytest.raises(
-        BadInput, match=r"another config:\n  loss.smooth: 1.0 there, 0.1 asked for\nName another sweep="
+        BadInput, match=r"another config:\n  loss.smooth: 1.0 there, 0.1 asked for\nName another folder"
     ):
         decide(other, folder)
     assert differences(CONFIG, OmegaConf.merge(CONFIG, {"sweep": "t", "folder": "g", "retry": True})) == []

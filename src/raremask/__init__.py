@@ -11,3 +11,7 @@ class BadInput(ValueError):
 
     The message names the value, the rule and the way out. The entry points print it without a traceback.
     """
+
+
+class Fault(RuntimeError):
+    """Something of the machine that failed: memory, disk, a process. The entry points print it without a traceback."""

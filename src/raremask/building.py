@@ -9,11 +9,13 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from hydra.utils import get_class, instantiate
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from raremask import BadInput, shipped
+from raremask.checkpoints import WholeFiles
 from raremask.data import splits
 from raremask.data.base import ImageMaskData
 from raremask.module import Segmenter
@@ -149,7 +151,10 @@ def build_trainer(cfg: DictConfig, **parts: Any) -> pl.Trainer:
             "over 100 times as long as in 32-true. Mixed precision is for the GPU; use trainer.precision=32-true.",
             stacklevel=2,
         )
-    return instantiate(cfg, precision=precision, **parts)
+    plugins = [WholeFiles()]
+    if SLURMEnvironment.detect():  # its own handler writes a checkpoint in the middle of a step, and has hung at that
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    return instantiate(cfg, precision=precision, plugins=plugins, **parts)
 
 
 def _cpu_computes_in(precision: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
@@ -16,17 +16,20 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from raremask import BadInput, figures
+from raremask.checkpoints import BestOfStage
 from raremask.inference import Predictor, predict
 from raremask.metrics.overlap import pixel_counts, score
-from raremask.runfolder import read_table, write_table
+from raremask.runfolder import write_table
 from raremask.selection import Selection
+from raremask.tables import read_table
 
 
 class LossSwitch(Callback):
     """Replaces the loss from an epoch on.
 
     The epoch alone decides, so a resumed run and an unbroken one agree. At the switch the patience of early stopping
-    and of a plateau scheduler starts anew, and so does :class:`BestOfStage`; before it, early stopping cannot end the
+    and of a plateau scheduler starts anew, and so does
+    :class:`~raremask.checkpoints.BestOfStage`; before it, early stopping cannot end the
     training. `optim/stage` is logged: 1, then 2.
 
     Args:
@@ -130,50 +133,6 @@ class Patience(EarlyStopping):
         """End at once if the patience was used up before; Lightning would look only after another epoch."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
-
-
-class RunCheckpoint(ModelCheckpoint):
-    """Keeps one checkpoint under one name, replaced whenever there is a better or, without a score, a newer one.
-
-    Lightning forgets the best score of a run whose folder has been moved, and would then write over the best
-    checkpoint with the next one. This one remembers.
-
-    Args:
-        dirpath: Folder of the checkpoints.
-        filename: Name without `.ckpt`; `{optim/stage:.0f}` stands for the stage.
-        monitor: The score that decides, such as `val/dice`, higher being better; None keeps the last epoch.
-    """
-
-    def __init__(self, dirpath: str, filename: str, monitor: str | None = None):
-        super().__init__(
-            dirpath=dirpath,
-            filename=filename,
-            monitor=monitor,
-            mode="max",
-            auto_insert_metric_name=False,  # no `=` in a file's name: Hydra could not parse it
-            enable_version_counter=False,
-        )
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the best so far, wherever the run's folder lies now."""
-
-        def here(path: str) -> str:
-            return str(Path(self.dirpath) / Path(path).name) if path else path
-
-        paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
-        best = {here(path): value for path, value in state_dict["best_k_models"].items()}
-        super().load_state_dict(state_dict | paths | {"best_k_models": best, "dirpath": self.dirpath})
-
-
-class BestOfStage(RunCheckpoint):
-    """Keeps the best checkpoint of each stage of a :class:`LossSwitch`, which restarts it."""
-
-    def restart(self) -> None:
-        """Forget the best so far: its file stays, and the next epoch is the best of its stage."""
-        self.best_k_models = {}
-        self.best_model_score = self.current_score = None
-        self.best_model_path = self.kth_best_model_path = ""
-        self.kth_value = torch.tensor(-torch.inf)
 
 
 class History(Checkpoint):

@@ -20,8 +20,9 @@ from hydra.errors import ConfigCompositionException, HydraException, Instantiati
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from raremask import BadInput
+from raremask import BadInput, Fault, faults
 from raremask.metrics.overlap import EMPTY, SCORES
+from raremask.runfolder import STATUS, read_status, slurm_job
 
 LEAKS = ("warn", "error", "ignore")
 VIEWS = ("none", "flips", "turns", "scales")  # of raremask.inference, which imports torch; a test compares them
@@ -64,9 +65,25 @@ def run_folder(resume: str | None, new: str) -> str:
         BadInput: If the folder to resume is not that of a run.
     """
     if not resume:
-        return new
+        return str(queued_again(Path(new).parent) or new)
     check_run(resume)  # here, because next Hydra writes into the folder
     return resume
+
+
+def queued_again(runs: Path) -> Path | None:
+    """Return the run that this job of SLURM had begun when it was queued again, or None.
+
+    Args:
+        runs: Holds the folders of runs.
+    """
+    if not int(os.environ.get("SLURM_RESTART_COUNT", 0)):
+        return None
+    for file in sorted(runs.glob(f"*/{STATUS}")):
+        facts = read_status(file.parent)
+        mine = facts.get("slurm") == slurm_job() and facts.get("arguments") == sys.argv[1:]
+        if mine and facts["state"] in ("running", "interrupted"):
+            return file.parent
+    return None
 
 
 for resolver in (job_name, config_folder, run_folder):  # cached: a second later it would be another folder
@@ -75,7 +92,9 @@ for resolver in (job_name, config_folder, run_folder):  # cached: a second later
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Print what the user can mend as one message and exit with 2; everything else keeps its traceback.
+    """Print what the user can mend as one message and exit with 2, a fault of the machine likewise with 1.
+
+    Everything else keeps its traceback. :mod:`raremask.interruption` lists the codes.
 
     With HYDRA_FULL_ERROR=1 in the environment every error keeps its traceback.
     """
@@ -92,6 +111,15 @@ def plain_errors() -> Iterator[None]:
             raise
         print(f"\n{message}", file=sys.stderr)
         sys.exit(2)
+    except (Fault, OSError, MemoryError) as error:
+        message = str(error) if isinstance(error, Fault) else faults.named(error)
+        if message is None:
+            raise
+        print(f"\n{message}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        sys.exit(130)
     finally:
         os.environ.pop("HYDRA_FULL_ERROR", None)
 

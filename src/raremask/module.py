@@ -10,18 +10,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from raremask.collapse import extremes
 from raremask.inference import Predictor, to_native
 from raremask.metrics.gather import ImageCounts, count
-from raremask.metrics.overlap import summary
+from raremask.metrics.overlap import shares, summary
 
 
 class Segmenter(LightningModule):
     """Trains and scores a network; receives every part, and builds none.
 
-    Logged per epoch: `train/loss` and its named terms, the scores of :func:`~raremask.metrics.overlap.summary` under
-    `train/` and `val/`, and `optim/grad_norm`. Training scores are taken at the network's size, all others at
-    the native size of each image. Where a dataset has a validity mask (a field of view), scores over its pixels alone
-    stand beside the others under names that end in `_fov`.
+    Logged per epoch: `train/loss` and its named terms, the scores of :func:`~raremask.metrics.overlap.summary` and of
+    :func:`~raremask.collapse.extremes` under `train/` and `val/`, `val/probability_spread` (standard deviation of the
+    probabilities within an image, mean over images), and `optim/grad_norm`. Training scores are taken at the network's
+    size, all others at the native size of each image. Where a dataset has a validity mask (a field of view), scores
+    over its pixels alone stand beside the others under names that end in `_fov`.
 
     Args:
         net: Gives logits `(B, 1, H, W)` for an image `(B, C, H, W)`.
@@ -51,6 +53,8 @@ class Segmenter(LightningModule):
         self.monitor, self.threshold, self.empty, self.seed = monitor, threshold, empty, seed
         self.counts = nn.ModuleDict({f"{split}_counts": ImageCounts() for split in ("train", "val")})
         self.counts_fov = nn.ModuleDict({"val_counts": ImageCounts()})
+        #: Of the last step, for callbacks that watch: logits, loss, and in training the norm of the gradient.
+        self.computed: dict[str, Tensor] = {}
         #: How `predict_step` looks at images, and who gets what it sees.
         self.views, self.tile = "none", None
         self.others = nn.ModuleList()  # networks whose probabilities are averaged with this one's
@@ -64,6 +68,7 @@ class Segmenter(LightningModule):
         """Return the loss of a batch."""
         logits, mask = self(batch["image"]), batch["mask"]
         loss = self._log_loss("train", logits, mask)
+        self.computed = {"logits": logits.detach(), "loss": loss.detach()}
         with torch.no_grad():
             self.counts["train_counts"].update(batch["index"], count(self._paint(logits), mask.bool()))
         return loss
@@ -71,8 +76,11 @@ class Segmenter(LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Score a batch, and log its loss."""
         logits = self(batch["image"])
-        self._log_loss("val", logits, batch["mask"])
+        loss = self._log_loss("val", logits, batch["mask"])
+        self.computed = {"logits": logits, "loss": loss}
         self._count("val", logits, batch)
+        spread = torch.sigmoid(logits.float()).flatten(1).std(dim=1).mean()
+        self.log("val/probability_spread", spread, on_epoch=True, batch_size=len(logits), sync_dist=True)
 
     def predict_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Hand each image's index and probability `(height, width)` float32, at native size, to `receive`."""
@@ -90,6 +98,7 @@ class Segmenter(LightningModule):
         """Log the norm of the gradient before it is clipped."""
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
+        self.computed["gradient"] = norm
         self.log("optim/grad_norm", norm, on_step=False, on_epoch=True, batch_size=1)
 
     def on_train_epoch_end(self) -> None:
@@ -147,5 +156,6 @@ class Segmenter(LightningModule):
             metric = metrics[key]
             rows = metric.compute().cpu()
             metric.reset()
-            scores = summary(rows[:, 1:].numpy(), self.empty)
+            counts = rows[:, 1:].numpy()
+            scores = summary(counts, self.empty) | extremes(*shares(counts))
             self.log_dict({f"{split}/{name}{suffix}": value for name, value in scores.items()})

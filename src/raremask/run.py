@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,20 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from raremask import BadInput, __version__, description, evaluation, shipped
+from raremask import BadInput, __version__, description, evaluation, faults, shipped
 from raremask.building import AUTO, SPLIT, build, build_data, build_trainer, load_config, network
 from raremask.callbacks import LossSwitch, Progress
+from raremask.checkpoints import newest
 from raremask.commandline import runs_of
 from raremask.compare import report
 from raremask.compare.results import Run
 from raremask.data.base import ImageMaskData
 from raremask.evaluation import Finished
 from raremask.figures import Paint, gallery
+from raremask.interruption import Interruption
 from raremask.module import Segmenter
 from raremask.prediction import painter, predict_files
-from raremask.runfolder import (
-    DEFAULT,
-    flat,
-    read_status,
-    read_table,
-    status,
-    summaries,
-    write_text,
-)
+from raremask.runfolder import DEFAULT, begun, claimed, flat, read_status, status, summaries, write_text
 from raremask.scoring import (
     choose,
     draw,
@@ -49,6 +43,8 @@ from raremask.scoring import (
 )
 from raremask.selection import Selection
 from raremask.shipped import Shipped
+from raremask.sweeps import differences
+from raremask.tables import read_table
 from raremask.terminal import quieten, say_what_came_out, say_what_starts, warn_of_empty_masks
 
 
@@ -71,50 +67,83 @@ def train(cfg: DictConfig, resume: bool = False) -> float:
     elif resume:
         cfg = _saved(cfg.folder)
     folder = Path(cfg.folder)
-    last = folder / "checkpoints" / "last.ckpt"
-    if resume and not last.is_file():
-        raise BadInput(f"{folder} has no checkpoints/last.ckpt to go on from: no epoch had ended. Start it anew.")
-    first_process = rank_zero_only.rank == 0  # trainer=ddp runs this whole script once per GPU
-    if first_process and not resume and read_status(folder):
-        raise BadInput(f"{folder} already holds a run. Choose another name (sweep=...), or go on with resume={folder}.")
+    interruption = Interruption()
+    with ExitStack() as ends:  # in this order, and back: what is written last is written when nobody else may
+        ends.enter_context(interruption.hearing())
+        results: dict[str, Any] = {}
+        if rank_zero_only.rank == 0:  # trainer=ddp runs this whole script once per GPU
+            ends.enter_context(claimed(folder))
+            _check_claim(cfg, folder, resume)
+            names = _choices(folder) | {"seed": cfg.seed, "empty": cfg.empty}
+            results = ends.enter_context(status(folder, _seconds(folder) if resume else 0.0, **names))
+        ends.enter_context(faults.explained(cfg.dataset.batch_size))
+        return _train(cfg, folder, newest(folder) if resume else None, interruption, results)
+
+
+def _train(
+    cfg: DictConfig, folder: Path, last: Path | None, interruption: Interruption, results: dict[str, Any]
+) -> float:
+    """Train in a folder that nobody else writes to.
+
+    Args:
+        cfg: The run's config.
+        folder: Its folder.
+        last: The checkpoint to go on from.
+        interruption: Ends it in order, if it is asked to.
+        results: Gets what stands in the status.
+    """
     names = _choices(folder) | {"seed": cfg.seed, "empty": cfg.empty}
+    data, module = build(cfg, folder)
+    if last is None:
+        description.look_for_leaks(data, cfg.leaks, folder)
+    callbacks = [*instantiate(cfg.callbacks).values(), interruption]
+    loggers = list(instantiate(cfg.logger).values())
+    trainer = build_trainer(cfg.trainer, callbacks=callbacks, logger=loggers)
+    if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise BadInput("A multirun trains with one process per job. With trainer=ddp, start its jobs one by one.")
+    for loss in (module.loss, *(callback.loss for callback in callbacks if isinstance(callback, LossSwitch))):
+        warn_of_empty_masks(loss, data.empty_share())
+    auto = json.loads((folder / AUTO).read_text()) if (folder / AUTO).is_file() else {}
+    say_what_starts(data, module, trainer, names, auto, folder)
+    trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
 
-    history = folder / "metrics.csv"
-    earlier = sum(row["seconds"] for row in read_table(history)) if resume and history.is_file() else 0.0
-    with status(folder, earlier, **names) if first_process else nullcontext({}) as results:
-        data, module = build(cfg, folder)
-        if not resume:
-            description.look_for_leaks(data, cfg.leaks, folder)
-        callbacks = list(instantiate(cfg.callbacks).values())
-        loggers = list(instantiate(cfg.logger).values())
-        trainer = build_trainer(cfg.trainer, callbacks=callbacks, logger=loggers)
-        if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise BadInput("A multirun trains with one process per job. With trainer=ddp, start its jobs one by one.")
-        for loss in (module.loss, *(callback.loss for callback in callbacks if isinstance(callback, LossSwitch))):
-            warn_of_empty_masks(loss, data.empty_share())
-        auto = json.loads((folder / AUTO).read_text()) if (folder / AUTO).is_file() else {}
-        say_what_starts(data, module, trainer, names, auto, folder)
-        trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
-
-        trainer.loggers = []  # the curves end here: the scores of the best checkpoint are no further epoch
-        load_weights(module, folder / "checkpoints" / "best.ckpt")
-        candidates = OmegaConf.to_container(cfg.selection)
-        module.tile = candidates.pop("tile")
-        choice = choose(trainer, data, module, **candidates)
-        save_choice(folder, choice, module.tile)
-        use_test(folder)
-        judged = {split: judge(trainer, data, module, split, choice.selection) for split in ("val", "test")}
-        for split, images in judged.items():
-            write_split(folder / f"per_image_{split}.csv", data, split, images, module.empty)
-        write_masks(folder / "masks_test.csv", data, "test", judged["test"])
-        draw(data, module, folder, choice, judged["test"], Paint(**cfg.figures))
-        scores = {split: summaries(images.counts, module.empty) for split, images in judged.items()}
-        monitored = scores["val"][f"{cfg.monitor.removeprefix('val/')}{DEFAULT}"]
-        _ship(folder, cfg, module, choice.selection, names, scores)
-        log_results(loggers, cfg, names, scores["test"], monitored, trainer.current_epoch)
-        results |= {"best": monitored, "epochs": trainer.current_epoch}
-        say_what_came_out(folder, module.empty, judged["test"])
+    trainer.loggers = []  # the curves end here: the scores of the best checkpoint are no further epoch
+    load_weights(module, folder / "checkpoints" / "best.ckpt")
+    candidates = OmegaConf.to_container(cfg.selection)
+    module.tile = candidates.pop("tile")
+    choice = choose(trainer, data, module, **candidates)
+    save_choice(folder, choice, module.tile)
+    use_test(folder)
+    judged = {split: judge(trainer, data, module, split, choice.selection) for split in ("val", "test")}
+    for split, images in judged.items():
+        write_split(folder / f"per_image_{split}.csv", data, split, images, module.empty)
+    write_masks(folder / "masks_test.csv", data, "test", judged["test"])
+    draw(data, module, folder, choice, judged["test"], Paint(**cfg.figures))
+    scores = {split: summaries(images.counts, module.empty) for split, images in judged.items()}
+    monitored = scores["val"][f"{cfg.monitor.removeprefix('val/')}{DEFAULT}"]
+    _ship(folder, cfg, module, choice.selection, names, scores)
+    log_results(loggers, cfg, names, scores["test"], monitored, trainer.current_epoch)
+    results |= {"best": monitored, "epochs": trainer.current_epoch}
+    say_what_came_out(folder, module.empty, judged["test"])
     return monitored
+
+
+def _seconds(folder: Path) -> float:
+    """What the epochs of a run took so far."""
+    file = folder / "metrics.csv"
+    return sum(row["seconds"] for row in read_table(file)) if file.is_file() else 0.0
+
+
+def _check_claim(cfg: DictConfig, folder: Path, resume: bool) -> None:
+    """Refuse a folder that another command took between the judging of this one and now."""
+    if resume:
+        if not begun(folder):
+            raise BadInput(f"{folder} has no checkpoint to go on from: no epoch had ended. Start it anew.")
+        return
+    if read_status(folder):
+        raise BadInput(f"{folder} already holds a run. Choose another name (sweep=...), or go on with resume={folder}.")
+    if differences(OmegaConf.load(folder / ".hydra" / "config.yaml"), cfg):
+        raise BadInput(f"Another command has just started in {folder}. Give this one a folder of its own.")
 
 
 def evaluate(cfg: DictConfig) -> float:

@@ -1,12 +1,13 @@
 """What a run leaves behind: its state and its tables, each written whole or not at all."""
 
-import csv
 import json
 import math
 import os
 import platform
+import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -14,18 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
-from raremask import BadInput
+from raremask import BadInput, tables
 from raremask.metrics.overlap import COUNTS, baselines, score, summary
+from raremask.tables import TEXT, read_table
 
 STATUS = "status.json"
+LAST, PREVIOUS = Path("checkpoints/last.ckpt"), Path("checkpoints/previous.ckpt")
+LOCK = ".hydra/lock"  # in a run's folder, empty; the system knows who holds it
+NOTED = ("collapsed",)  # facts of :func:`note`
 SIGN = 1800  # seconds within which a run on another machine must have shown that it goes on
 BEST, PLAIN = "best checkpoint", "at threshold 0.5"  # rows of a summary
 DEFAULT = "_default"  # of columns: at threshold 0.5, without mending
 SUFFIXES = ("", "_fov", DEFAULT, f"_fov{DEFAULT}")
-#: Columns that hold names, even if they look like numbers.
-TEXT = ("image", "group", "split", "twin", "twin_group", "twin_split", "runs")
-
 #: The scores of a table on the terminal.
 SHOWN = ("dice", "iou", "precision", "recall", "dice_pooled", "dice_fov")
 
@@ -59,33 +62,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows as CSV; the columns are the keys of all rows in the order of their first appearance."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = _Lines()
-    writer = csv.DictWriter(lines, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, "".join(lines))
-
-
-class _Lines(list):
-    write = list.append
-
-
-def read_table(path: Path) -> list[dict[str, float | str]]:
-    """Read a CSV of :func:`write_table`: numbers but for the columns of text; an empty cell is left out."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [
-            {key: cell if key in TEXT else _number(cell) for key, cell in row.items() if cell}
-            for row in csv.DictReader(file)
-        ]
-
-
-def _number(cell: str) -> int | float:
-    try:
-        return int(cell)
-    except ValueError:
-        return float(cell)
+    """Write rows as CSV, see :func:`raremask.tables.text`."""
+    write_text(path, tables.text(rows))
 
 
 @contextmanager
@@ -98,7 +76,7 @@ def status(folder: Path, earlier: float = 0.0, **facts: object) -> Iterator[dict
         **facts: Written along: which dataset, model, loss, seed.
 
     Yields:
-        What is put into it is written along when the run is done.
+        What is put into it is written along when the run ends.
     """
     started, clock = _now(), time.monotonic()
     _forget_peak()
@@ -106,34 +84,74 @@ def status(folder: Path, earlier: float = 0.0, **facts: object) -> Iterator[dict
     results: dict[str, object] = {}
 
     def write(state: str, **more: object) -> None:
-        record = {"state": state, **facts, "started": started, **more}
+        noted = {key: value for key, value in read_status(folder).items() if key in NOTED}
+        record = {"state": state, **facts, "started": started, **more, **results, **noted}
         write_text(folder / STATUS, json.dumps(record, indent=2) + "\n")
 
     here = {
         "host": platform.node(),
         "process": os.getpid(),
         "process_began": _began(os.getpid()),
-        "slurm": _slurm_job(),
+        "slurm": slurm_job(),
+        "arguments": sys.argv[1:],
     }
     write("running", **here)
     try:
         yield results
     except (KeyboardInterrupt, SystemExit):
-        write("interrupted", ended=_now())
+        with suppress(OSError):  # a disk that is full; a running status without a process means the same
+            write("interrupted", ended=_now())
         raise
     except BaseException as error:
-        write("failed", ended=_now(), reason=f"{type(error).__name__}: {error}")
+        with suppress(OSError):
+            write("failed", ended=_now(), reason=f"{type(error).__name__}: {error}")
         raise
     seconds = round(earlier + time.monotonic() - clock, 1)
-    write("done", ended=_now(), seconds=seconds, memory_gib=_peak(), **results)
+    write("done", ended=_now(), seconds=seconds, memory_gib=_peak())
+
+
+def note(folder: Path, **facts: object) -> None:
+    """Add facts to the status of a run that goes on; they stay when it ends. None takes one away."""
+    record = {key: value for key, value in (read_status(folder) | facts).items() if value is not None}
+    write_text(folder / STATUS, json.dumps(record, indent=2) + "\n")
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """Return what `status.json` says, or nothing if there is none."""
+    """Return what `status.json` says, or nothing if there is none; of a damaged one that it is."""
     try:
-        return json.loads((folder / STATUS).read_text())
+        facts = json.loads((folder / STATUS).read_text())
     except FileNotFoundError:
         return {}
+    except ValueError:
+        facts = None
+    return facts if isinstance(facts, dict) and "state" in facts else {"state": "damaged"}
+
+
+def begun(folder: Path) -> bool:
+    """Whether a run's folder holds a checkpoint to go on from: an epoch has ended."""
+    return any((folder / name).is_file() for name in (LAST, PREVIOUS))
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep other processes from training into a folder; when this one ends, however it does, the claim ends.
+
+    Raises:
+        BadInput: If another process has claimed it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / LOCK).parent.mkdir(exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BadInput(f"Another process is training into {folder} at this moment; wait for its end.") from error
+    except NotImplementedError:
+        warnings.warn(f"The file system of {folder} knows no locks: do not start a second run there.", stacklevel=3)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def alive(folder: Path) -> bool:
@@ -144,7 +162,7 @@ def alive(folder: Path) -> bool:
     """
     facts = read_status(folder)
     if facts.get("host") != platform.node():
-        if facts.get("slurm") is not None and facts["slurm"] == _slurm_job():
+        if facts.get("slurm") is not None and facts["slurm"] == slurm_job():
             return False
         signs = [path.stat().st_mtime for path in (folder / STATUS, folder / "metrics.csv") if path.is_file()]
         return time.time() - max(signs, default=0) < SIGN
@@ -154,9 +172,10 @@ def alive(folder: Path) -> bool:
     return began == facts.get("process_began")
 
 
-def _slurm_job() -> str | None:
-    job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID"))
-    return job and f"{job}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
+def slurm_job() -> str | None:
+    """Return the number of the job of SLURM in which this process runs, `12` or `12_3`, or None."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def _began(process: int) -> int | None:

@@ -8,11 +8,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 
-from raremask import BadInput, figures
+from raremask import BadInput, checkpoints, figures
 from raremask.callbacks import figure_row
 from raremask.data.base import ImageMaskData
 from raremask.data.memory import Shelf
@@ -22,9 +21,10 @@ from raremask.metrics.image import image_scores
 from raremask.metrics.objects import count_objects
 from raremask.metrics.overlap import SCORES, pixel_counts, score, shares
 from raremask.module import Segmenter
-from raremask.runfolder import DEFAULT, read_table, write_scores, write_table, write_text
+from raremask.runfolder import DEFAULT, write_scores, write_table, write_text
 from raremask.runlengths import RunLengths
 from raremask.selection import Choice, Selection, select
+from raremask.tables import read_table
 
 SELECTION = "selection.json"  # in a run's folder: what was chosen on validation
 VALIDATION_BYTES = 2**30  # of probabilities that are kept in memory to choose by; more lie in a temporary file
@@ -32,7 +32,7 @@ VALIDATION_BYTES = 2**30  # of probabilities that are kept in memory to choose b
 
 def load_weights(module: Segmenter, checkpoint: Path) -> None:
     """Take the weights of a checkpoint alone: callbacks and loops have no part in scoring."""
-    module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    module.load_state_dict(checkpoints.read(checkpoint)["state_dict"])
 
 
 @dataclass(frozen=True)

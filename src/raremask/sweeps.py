@@ -1,10 +1,12 @@
 """Jobs of a sweep: finished ones are skipped, interrupted ones go on, failed ones wait until they are asked for.
 
 Whatever launches the jobs, each decides by what its own folder holds; so a sweep that was killed goes on when the same
-command is given again. Imports nothing heavy: a finished job is skipped in no time.
+command is given again. A single run does likewise, if its folder is named (hydra.run.dir=<folder>). Imports nothing
+heavy: a finished job is skipped in no time.
 """
 
 import math
+import os
 import shutil
 import sys
 import traceback
@@ -19,9 +21,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from raremask import BadInput
+from raremask import BadInput, Fault
 from raremask.commandline import check
-from raremask.runfolder import STATUS, alive, flat, read_status, write_table
+from raremask.runfolder import STATUS, alive, begun, flat, read_status, write_table
 
 LEDGER = "ledger.csv"
 NO_PART = ("resume", "sweep", "folder", "retry", "data_dir")  # settings that make no other run
@@ -60,7 +62,7 @@ def run(cfg: DictConfig, train: Callable[[DictConfig, bool], float]) -> float:
         check(cfg)
         return train(cfg, what == "resume")
     except Exception as error:
-        if not isinstance(error, BadInput):
+        if not isinstance(error, BadInput | Fault):
             traceback.print_exc()
         print(f"\n{folder.name} failed: {error}\n", file=sys.stderr, flush=True)  # now, not after the last job
         error.shown = True
@@ -68,6 +70,26 @@ def run(cfg: DictConfig, train: Callable[[DictConfig, bool], float]) -> float:
     finally:
         with suppress(OSError):  # a job is not lost because its neighbour wrote the table at the same moment
             write_ledger(folder.parent)
+
+
+def goes_on(cfg: DictConfig) -> bool:
+    """Say whether a single run goes on with what its folder holds from a command that was interrupted.
+
+    Raises:
+        BadInput: If the folder holds a run that is not to be gone on with.
+    """
+    folder = Path(cfg.folder)
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # a process that the first one has started, after it decided
+        return begun(folder)
+    what, why = decide(cfg, folder)
+    if what == "skip":
+        _forget_this_start()
+        raise BadInput(f"{folder} already holds a run: {why}. Give this one a folder of its own.")
+    if why:
+        print(f"{folder}: {why}", flush=True)
+    if what == "anew":
+        _clear(folder)
+    return what == "resume"
 
 
 def decide(cfg: DictConfig, folder: Path) -> tuple[str, str]:
@@ -81,15 +103,18 @@ def decide(cfg: DictConfig, folder: Path) -> tuple[str, str]:
         return "start", ""  # Hydra has written this job's config over that of a start that came to nothing
     if changed := differences(OmegaConf.load(folder / ".hydra" / "config.yaml"), cfg):
         _forget_this_start()
-        listed = "\n  ".join(changed)
-        raise BadInput(f"{folder} holds a run of another config:\n  {listed}\nName another sweep=, or delete it.")
+        more = [f"and {len(changed) - 8} more"] if len(changed) > 8 else []
+        listed = "\n  ".join([*changed[:8], *more])
+        raise BadInput(
+            f"{folder} holds a run of another config:\n  {listed}\nName another folder or sweep=, or delete it."
+        )
     if facts["state"] == "done":
         return "skip", "done already"
     if facts["state"] == "running" and alive(folder):
         return "skip", f"is being trained by process {facts['process']} on {facts['host']}"
     if facts["state"] == "failed" and not cfg.retry:
         return "skip", f"has failed before ({facts['reason']}); retry=true tries again"
-    if (folder / "checkpoints" / "last.ckpt").is_file():
+    if begun(folder):
         return "resume", "goes on from its last checkpoint"
     return "anew", "starts anew: no epoch had ended"
 
@@ -125,7 +150,7 @@ def write_ledger(sweep: Path) -> list[dict[str, Any]]:
         facts = read_status(file.parent)
         if not facts:
             continue  # taken away just now
-        keys = ("state", "best", "epochs", "seconds", "started", "ended", "reason")
+        keys = ("state", "best", "epochs", "seconds", "started", "ended", "reason", "collapsed")
         rows.append({"job": file.parent.name} | {key: facts[key] for key in keys if key in facts})
         if facts["state"] == "running" and not alive(file.parent):
             rows[-1]["state"] = "interrupted"
@@ -182,5 +207,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         best = f"best {row['best']:.4f}" if "best" in row else ""
         seconds = f"{row['seconds']:>8.0f} s" if "seconds" in row else ""
-        lines.append(f"{row['job']:<{width}}  {row['state']:<8} {best:<12}{seconds}  {row.get('reason', '')}".rstrip())
+        why = row.get("reason") or row.get("collapsed", "")
+        lines.append(f"{row['job']:<{width}}  {row['state']:<8} {best:<12}{seconds}  {why}".rstrip())
     return "\n".join(lines)

@@ -1,21 +1,20 @@
 """What a comparison says, from the runs' tables to the pages."""
 
-import csv
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from raremask import BadInput
+from raremask import BadInput, tables
 from raremask.compare import drawings, results
 from raremask.compare.document import Grid, Notes, Paragraph, Picture, Section, write
 from raremask.compare.results import Run, Table
 from raremask.compare.statistics import Estimate, Pair, cliques, estimate, pairs, ranks, resample
 from raremask.figures import Paint, Row, gallery
-from raremask.runfolder import read_table, write_text
+from raremask.runfolder import write_text
 from raremask.runlengths import RunLengths
+from raremask.tables import read_table
 
 #: Columns of the table of scores, if the runs have them, and what they are called.
 SHOWN = {
@@ -322,8 +321,4 @@ def _tidy(runs: Sequence[Run]) -> str:
         for run in runs
         for row in run.rows.values()
     ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return tables.text(rows)

@@ -15,7 +15,8 @@ import yaml
 from raremask import BadInput
 from raremask.collapse import collapse
 from raremask.metrics.overlap import COUNTS, shares
-from raremask.runfolder import flat, read_table
+from raremask.runfolder import flat
+from raremask.tables import read_table
 
 #: Settings that do not make another method: what was drawn at random, and where things lie or run.
 NOT_A_METHOD = (

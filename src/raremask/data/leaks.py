@@ -10,14 +10,14 @@ frames of a video in which the camera moves, and other photographs of the same p
 prove that groups are complete.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
 import cv2
 import numpy as np
+
+from raremask import tables
 
 SIDE = 48  # pixels of a descriptor
 FINE = 2.0  # pixels at that size: structure below this is compared
@@ -144,11 +144,9 @@ def table(found: Sequence[Twins], placed: Sequence[tuple[str, str, str]]) -> str
         found: The pairs.
         placed: Name, group and split of each image.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "group", "split", "twin", "twin_group", "twin_split", "likeness"])
-    writer.writerows([*placed[pair.first], *placed[pair.second], f"{pair.likeness:.4f}"] for pair in found)
-    return text.getvalue()
+    columns = ("image", "group", "split", "twin", "twin_group", "twin_split", "likeness")
+    rows = ((*placed[pair.first], *placed[pair.second], f"{pair.likeness:.4f}") for pair in found)
+    return tables.text([dict(zip(columns, row, strict=True)) for row in rows], columns)
 
 
 def _described(images: Sequence[np.ndarray]) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from raremask import BadInput
+from raremask.tables import as_it_was
 
 KINDS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 ENDINGS = ("", "_mask", "_segmentation")  # what may follow an image's stem in the name of its mask
@@ -114,7 +115,7 @@ def read_csv(path: Path, needed: Sequence[str] = (), perhaps: Sequence[str] | No
     odd = [number for number, row in enumerate(rows, start=2) if None in row or None in row.values()]
     if odd:
         raise BadInput(f"{path}: line {odd[0]} has not a cell for each column; was the file cut off?")
-    return rows
+    return [{column: as_it_was(cell) for column, cell in row.items()} for row in rows]
 
 
 def pictures_of(folder: Path) -> list[Path]:

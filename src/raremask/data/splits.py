@@ -1,7 +1,5 @@
 """Divides images into training, validation and test: by group, evenly, in folds, or as a file says."""
 
-import csv
-import io
 import json
 import warnings
 from collections import Counter
@@ -11,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import GroupKFold, StratifiedKFold
 
-from raremask import BadInput
+from raremask import BadInput, tables
 from raremask.data.pairing import read_csv
 
 SPLITS = ("train", "val", "test")
@@ -259,11 +257,8 @@ def strata(foreground: np.ndarray, folds: int) -> np.ndarray:
 
 def table(names: Sequence[str], groups: Sequence[str], chosen: Sequence[str]) -> str:
     """Return the text of a `split.csv`: a row for each image, with the columns image, group and split."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "group", "split"])
-    writer.writerows(zip(names, groups, chosen, strict=True))
-    return text.getvalue()
+    rows = zip(names, groups, chosen, strict=True)
+    return tables.text([dict(zip(("image", "group", "split"), row, strict=True)) for row in rows])
 
 
 def _check(chosen: list[str], groups: np.ndarray) -> None:

@@ -1,0 +1,214 @@
+"""Callbacks that watch the numbers of a training: they must be numbers, and the predictions must not collapse."""
+
+import json
+import math
+import warnings
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_only
+
+from raremask import BadInput
+from raremask.collapse import EPOCHS, diagnose
+from raremask.runfolder import note, write_text
+
+STOPPED = "stopped.json"  # in a run's folder: what was computed when a number was none
+OVERFLOWS = (
+    8  # steps in a row that float16 could not hold, from which it deserves a word: the scale is halved each time
+)
+HOPELESS = 24  # by then the scale is far below 1, and float16 is not what is wrong
+WATCHED = (
+    "val/left_empty",
+    "val/all_white",
+    "val/dice_pooled",
+    "val/probability_spread",
+    "train/foreground_true",
+    "optim/grad_norm",
+    "optim/stage",
+)
+
+
+class FiniteNumbers(Callback):
+    """Ends the training at the first loss, gradient or weight that is no number, and names the images and the cause.
+
+    What is found stands in `stopped.json`. With float16 a step whose gradient overflows is skipped by design; many in a
+    row are warned of. On a GPU steps are looked at in batches of `every`, so that none waits for the host.
+
+    Args:
+        folder: Of the run.
+        every: Steps between two looks on a GPU; on the CPU each step is looked at.
+
+    Raises:
+        ValueError: If `every` is below 1.
+    """
+
+    def __init__(self, folder: str, every: int = 50):
+        if every < 1:
+            raise ValueError(f"callbacks.numbers.every must be 1 or more; got {every}")
+        self.folder, self.every = Path(folder), every
+        self.steps: list[dict[str, Any]] = []  # since the last look
+        self.norms: deque[float] = deque(maxlen=10)
+        self.overflows = 0  # in a row
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: dict[str, Any], batch_index: int
+    ) -> None:
+        """Look at the step, now or soon."""
+        self._take("train", trainer, module, batch)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: dict[str, Any], *more: Any
+    ) -> None:
+        """Look at the step, now or soon."""
+        self._take("val", trainer, module, batch)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Look at the steps that are left."""
+        self._look(trainer, module)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Look at the steps that are left, and at the weights."""
+        self._look(trainer, module)
+        broken = [name for name, weight in module.net.named_parameters() if not weight.isfinite().all()]
+        if broken:
+            self._stop(trainer, {"split": "train", "images": [], "loss": None}, "", f"the weights of {broken[0]}")
+
+    def _take(self, split: str, trainer: Trainer, module: LightningModule, batch: dict[str, Any]) -> None:
+        computed = module.computed
+        finite = [computed[name].isfinite().all() for name in ("logits", "loss", "gradient") if name in computed]
+        values = torch.stack([computed[name].float() for name in ("loss", "gradient") if name in computed])
+        step = {"split": split, "step": trainer.global_step, "images": batch["name"]}
+        self.steps.append(step | {"finite": torch.stack(finite), "values": values})
+        if module.device.type == "cpu" or len(self.steps) >= self.every:
+            self._look(trainer, module)
+
+    def _look(self, trainer: Trainer, module: LightningModule) -> None:
+        """Read what the steps since the last look have left on the device."""
+        steps, self.steps = self.steps, []
+        if not steps:
+            return
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        for step in steps:
+            finite, values = step["finite"].tolist(), step["values"].tolist()
+            step |= {"loss": values[0], "epoch": trainer.current_epoch}
+            if scaler is not None and step["split"] == "train":
+                self._count_overflow(all(finite))
+                if not all(finite) and self.overflows < HOPELESS:
+                    continue  # the scaler has skipped it
+            if not all(finite):
+                self._stop(trainer, step, *self._why(finite, module))
+            self.norms.extend(values[1:])
+
+    def _count_overflow(self, held: bool) -> None:
+        self.overflows = 0 if held else self.overflows + 1
+        if self.overflows == OVERFLOWS:
+            warnings.warn(
+                f"float16 could not hold the gradient of {OVERFLOWS} steps in a row; such steps are skipped, and "
+                "nothing is learnt from them. Use trainer.precision=bf16-mixed, or 32-true.",
+                stacklevel=2,
+            )
+
+    def _why(self, finite: list[bool], module: LightningModule) -> tuple[str, str]:
+        """Say what to do and what is no number, the first in the order of computation."""
+        norms = list(self.norms)
+        if not finite[0]:
+            if len(norms) > 2 and norms[-1] > 20 * float(np.median(norms[:-1])):
+                grown = f"; the gradient had grown to {norms[-1]:.3g} from {np.median(norms[:-1]):.3g}"
+            else:
+                grown = f"; the gradient before was {norms[-1]:.3g}" if norms else ""
+            return (
+                "the steps were too large: try a tenth of optimizer.lr, or trainer.gradient_clip_val=0.5",
+                f"the network's output{grown}",
+            )
+        if not finite[1]:
+            largest = float(module.computed["logits"].abs().max())
+            return (
+                f"the formula of {type(module.loss).__name__}: raremask.losses.check_loss looks for such faults; "
+                "another loss may do",
+                f"the loss, although the network's output is (largest logit {largest:.3g})",
+            )
+        return (
+            f"the derivative of {type(module.loss).__name__}, such as a root or a power below 1 at 0: "
+            "raremask.losses.check_loss looks for such faults; a larger smooth= may do",
+            "the gradient, although the loss is",
+        )
+
+    def _stop(self, trainer: Trainer, step: dict[str, Any], cause: str, what: str) -> None:
+        """Write what is known, and end the training.
+
+        Raises:
+            BadInput: Always.
+        """
+        half = "16" in str(trainer.precision)
+        cause = cause or "the steps were too large: try a tenth of optimizer.lr"
+        cause += "; or half precision: try trainer.precision=32-true" if half else ""
+        facts = {key: step.get(key) for key in ("split", "epoch", "step", "images", "loss")}
+        facts |= {"epoch": trainer.current_epoch, "no_number": what, "likely_cause": cause}
+        facts |= {"gradient_norms_before": list(self.norms), "precision": str(trainer.precision)}
+        facts |= {"lr": [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]}
+        plain = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in facts.items()
+        }
+        write_text(self.folder / STOPPED, json.dumps(plain, indent=2) + "\n")
+        images = f" Images: {', '.join(step['images'][:8])}." if step["images"] else ""
+        raise BadInput(
+            f"Epoch {trainer.current_epoch + 1}, step {trainer.global_step}: {what} is no number (NaN or infinite)."
+            f"{images}\nLikely cause: {cause}.\nAll that is known: {self.folder / STOPPED}"
+        )
+
+
+class CollapseSentinel(Checkpoint):
+    """Watches every epoch for predictions of nothing, of everything or always the same, and says so.
+
+    What :func:`raremask.collapse.diagnose` finds is printed as a warning once, and stands in `status.json` as
+    `collapsed` for as long as it is so. A kind of checkpoint to Lightning, because only those are called after the
+    module has logged the scores of its training epoch.
+
+    Args:
+        folder: Of the run.
+        patience: Epochs in a row.
+        stop: Whether a collapse ends the training; the best checkpoint is scored all the same.
+
+    Raises:
+        ValueError: If `patience` is below 1.
+    """
+
+    def __init__(self, folder: str, patience: int = EPOCHS, stop: bool = False):
+        if patience < 1:
+            raise ValueError(f"callbacks.collapse.patience must be 1 or more; got {patience}")
+        self.folder, self.patience, self.stop = Path(folder), patience, stop
+        self.epochs: list[dict[str, float]] = []
+        self.said = ""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what it has seen."""
+        return {"epochs": self.epochs, "said": self.said}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what it had seen."""
+        self.epochs, self.said = state_dict["epochs"], state_dict["said"]
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Look at the epoch."""
+        logged = {name: float(trainer.callback_metrics[name]) for name in WATCHED if name in trainer.callback_metrics}
+        self.epochs.append({"epoch": trainer.current_epoch} | logged)
+        found = diagnose(self.epochs, self.patience)
+        if bool(found) != bool(self.said):
+            self._say(found)
+        self.said = self.said or found if found else ""
+        if found and self.stop:
+            trainer.should_stop = True
+
+    @rank_zero_only
+    def _say(self, found: str) -> None:
+        note(self.folder, collapsed=found or None)
+        if found:
+            warnings.warn(f"This training has {found}", stacklevel=2)
+        else:
+            print("The collapse is over: the predictions vary again.", flush=True)

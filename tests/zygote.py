@@ -1,0 +1,106 @@
+"""Trains in processes that start in no time and can be killed at a chosen moment; a script, run by test_killing.py.
+
+Imports everything once and forks for each order, a line of JSON on its input: `arguments` of train.py, `log`, a file
+for what is printed, and perhaps `kill`: `after` so many seconds, or before the n-th `call` of a `function`, with a
+`signal`. For each it prints a line of JSON: the exit code (negative: the signal), and how often each of FUNCTIONS was
+called.
+"""
+
+import importlib
+import json
+import os
+import runpy
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+import raremask.building
+import raremask.run  # noqa: F401  # everything heavy, once
+
+SCRIPT = Path(__file__).parents[1] / "src" / "train.py"
+#: Where trainings are killed, and what that is.
+FUNCTIONS = {
+    "raremask.module:Segmenter.training_step": "inside a step",
+    "torch.optim:AdamW.step": "before the weights change",
+    "raremask.module:Segmenter.validation_step": "in validation",
+    "raremask.callbacks:LossSwitch.on_train_epoch_start": "at the start of an epoch, the switch among them",
+    "raremask.callbacks:History.on_train_epoch_end": "at the end of an epoch",
+    "raremask.checkpoints:WholeFiles.save_checkpoint": "before a checkpoint is written",
+    "os:fsync": "while a file is written, a checkpoint among them",
+    "pathlib:Path.replace": "before a written file, a checkpoint among them, gets its name",
+    "raremask.module:Segmenter.predict_step": "while images are scored",
+    "raremask.run:write_split": "between two tables",
+}
+
+
+def watch(counts: Path, kill: dict | None) -> None:
+    """Count the calls of all functions, and die at one of them."""
+    for name in FUNCTIONS:
+        path, _, function = name.partition(":")
+        owner = importlib.import_module(path)
+        *inside, function = function.split(".")
+        for part in inside:
+            owner = getattr(owner, part)
+        setattr(owner, function, watched(getattr(owner, function), name, counts, kill or {}))
+    if kill and "after" in kill:
+        threading.Timer(kill["after"], os.kill, (os.getpid(), kill["signal"])).start()
+
+
+def watched(function, name: str, counts: Path, kill: dict):
+    """Return the function, counting and killing."""
+    called = 0
+
+    def call(*arguments, **more):
+        nonlocal called
+        called += 1
+        with counts.open("a") as file:
+            file.write(f"{name}\n")
+        if (name, called) == (kill.get("function"), kill.get("call")):
+            os.kill(os.getpid(), kill["signal"])
+        return function(*arguments, **more)
+
+    return call
+
+
+def child(order: dict, counts: Path) -> int:
+    """Train, and return the exit code."""
+    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # as a shell starts a command
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    watch(counts, order.get("kill"))
+    sys.argv = [str(SCRIPT), *order["arguments"]]
+    try:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def main() -> None:
+    """Do what is ordered until there is nothing more."""
+    for line in sys.stdin:
+        order = json.loads(line)
+        counts = Path(order["log"]).with_suffix(".counts")
+        counts.write_text("")
+        number = os.fork()
+        if number == 0:
+            code = child(order, counts)
+            sys.stdout.flush()
+            os._exit(code)
+        _, status = os.waitpid(number, 0)
+        called = counts.read_text().splitlines()
+        print(
+            json.dumps([os.waitstatus_to_exitcode(status), {name: called.count(name) for name in FUNCTIONS}]),
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
