@@ -12,6 +12,8 @@ import pytest
 import tifffile
 from PIL import Image
 
+from record import Record
+
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("RAREMASK_DATA", ROOT / "data"))
 
@@ -50,6 +52,19 @@ def square(height=24, width=30, value=255):
 
 def colour(height=24, width=30):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+RECORD = Record()
+
+
+@pytest.fixture(scope="session")
+def tried():
+    """Return a function that notes in docs/reliability.md what was tried and what happened."""
+    return RECORD
+
+
+def pytest_sessionfinish():
+    RECORD.write()
 
 
 @pytest.fixture

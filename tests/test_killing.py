@@ -44,10 +44,14 @@ class Trainings:
             env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
         )
 
-    def train(self, name: str, *more: str, **kill) -> tuple[int, dict[str, int]]:
-        """Run train.py in a folder, again if it is there; return its exit code, and how often functions were called."""
-        arguments = [*SETTINGS, *more, f"hydra.run.dir={self.folder / name}"]
-        order = {"arguments": arguments, "log": str(self.folder / f"{name}.log"), "kill": kill or None}
+    def train(self, name: str | None, *more: str, environment=None, **kill) -> tuple[int, dict[str, int]]:
+        """Run train.py in a folder, again if it is there; return its exit code, and how often functions were called.
+
+        Without a name it is the folder that the command chooses.
+        """
+        arguments = [*SETTINGS, *more, *([f"hydra.run.dir={self.folder / name}"] if name else [])]
+        order = {"arguments": arguments, "log": str(self.folder / f"{name or 'default'}.log"), "kill": kill or None}
+        order["environment"] = environment or {}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
@@ -139,12 +143,119 @@ def kill_and_go_on(trainings: Trainings, whole: tuple[Path, dict[str, int]], num
     return "; ".join(where)
 
 
-@pytest.mark.parametrize("number", range(4))
-def test_a_run_that_is_killed_anywhere_and_goes_on_equals_the_unbroken_one(trainings, whole, number):
-    kill_and_go_on(trainings, whole, number)
+@pytest.mark.parametrize("number", [*range(1, 5), *(pytest.param(one, marks=pytest.mark.long) for one in range(5, 21))])
+def test_a_run_that_is_killed_anywhere_and_goes_on_equals_the_unbroken_one(trainings, whole, number, tried):
+    where = kill_and_go_on(trainings, whole, number)
+    tried("Killed and gone on with", f"{number:02}: {where}", "the same, bit for bit")
 
 
-@pytest.mark.long
-def test_twenty_runs_that_are_killed_anywhere_and_go_on_equal_the_unbroken_one(trainings, whole):
-    for number in range(100, 120):
-        print(kill_and_go_on(trainings, whole, number))
+# --- asked to end -----------------------------------------------------------------------------------------------------
+
+STEP = "raremask.module:Segmenter.training_step"
+
+
+@pytest.mark.parametrize(
+    ("asked", "function", "code"),
+    [
+        (signal.SIGTERM, STEP, 75),
+        (signal.SIGUSR1, "raremask.module:Segmenter.validation_step", 75),
+        (signal.SIGINT, STEP, 130),
+        (signal.SIGTERM, "raremask.module:Segmenter.predict_step", 75),
+        (signal.SIGTERM, "raremask.checkpoints:WholeFiles.save_checkpoint", 75),
+    ],
+)
+def test_a_run_that_is_asked_to_end_ends_in_order_and_goes_on(trainings, whole, asked, function, code, tried):
+    folder, calls = whole
+    name = f"asked_{asked.name}_{function.split('.')[-1]}"
+    ended, called = trainings.train(name, signal=asked, function=function, call=calls[function] // 2)
+    assert ended == code, trainings.log(name)
+    assert read_status(trainings.folder / name)["state"] == "interrupted"
+    assert called[STEP] <= calls[STEP]
+    assert "Traceback" not in trainings.log(name)
+    if function == STEP:
+        assert called["torch.optim:AdamW.step"] == called[STEP]  # the step that went on has changed the weights
+    ended, _ = trainings.train(name)
+    assert ended == 0, trainings.log(name)
+    assert outcome(trainings.folder / name) == outcome(folder)
+    tried(
+        "Asked to end",
+        f"{asked.name} {FUNCTIONS[function]}",
+        f"exit code {code}, status interrupted; the same command goes on and ends the same, bit for bit",
+    )
+
+
+def test_a_signal_to_all_processes_of_a_job_is_no_fault_of_its_workers(trainings, tried):
+    """SLURM sends its signals to the workers of the loader, too."""
+    code, _ = trainings.train("group", "dataset.workers=1", signal=signal.SIGTERM, function=STEP, call=7, group=True)
+    assert code == 75, trainings.log("group")
+    assert read_status(trainings.folder / "group")["state"] == "interrupted"
+    tried("Asked to end", "SIGTERM to the workers of the loader, too", "exit code 75, status interrupted")
+
+
+def test_a_job_of_slurm_is_queued_again_and_finds_its_run(trainings, whole, tried):
+    programs = trainings.folder / "programs"
+    programs.mkdir()
+    (programs / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {programs}/asked\n')
+    (programs / "scontrol").chmod(0o755)
+    job = {"PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": "12", "SLURM_JOB_NAME": "study"}
+    job |= {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+    function = "raremask.module:Segmenter.training_step"
+    code, _ = trainings.train(None, environment=job, signal=signal.SIGUSR1, function=function, call=10)
+    assert code == 75, trainings.log("default")
+    assert (programs / "asked").read_text() == "requeue 12\n"
+    assert "SLURM will run job 12 again" in trainings.log("default")
+    code, _ = trainings.train(None, environment=job | {"SLURM_RESTART_COUNT": "1"})
+    assert code == 0, trainings.log("default")
+    (folder,) = (trainings.folder / "outputs" / "runs" / "phantom" / "weighted_bce").iterdir()
+    assert outcome(folder) == outcome(whole[0])
+    code, _ = trainings.train(None, environment=job, signal=signal.SIGTERM, function=function, call=10)
+    assert code == 75
+    assert (programs / "asked").read_text() == "requeue 12\n"  # cancelled or preempted: SLURM knows
+    tried(
+        "Asked to end",
+        "SIGUSR1 in a job of SLURM (scontrol played by a script)",
+        "exit code 75, `scontrol requeue`; the job that starts again finds its folder and ends the same, bit for bit",
+    )
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["cut off", "a bit turned", "empty", "no checkpoint"])
+def test_a_damaged_last_checkpoint_is_set_aside_and_the_one_before_it_used(trainings, whole, damage, tried):
+    name = f"damaged_{damage.replace(' ', '_')}"
+    code, _ = trainings.train(name, signal=signal.SIGKILL, function=STEP, call=whole[1][STEP] // 2)
+    assert code == -signal.SIGKILL
+    last = trainings.folder / name / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(
+        {
+            "cut off": content[: len(content) // 2],
+            "a bit turned": bytes(content),
+            "empty": b"",
+            "no checkpoint": b"PK\x03\x04",
+        }[damage]
+    )
+    code, _ = trainings.train(name)
+    assert code == 0, trainings.log(name)
+    assert "is damaged" in trainings.log(name)
+    assert "the one before it is used" in trainings.log(name)
+    last.with_suffix(".damaged").unlink()
+    assert outcome(trainings.folder / name) == outcome(whole[0])
+    tried(
+        "Killed and gone on with",
+        f"last.ckpt is {damage}",
+        "said; set aside as last.damaged; previous.ckpt is used; the same, bit for bit",
+    )
+
+
+def test_a_run_without_a_whole_checkpoint_says_so(trainings, tried):
+    code, _ = trainings.train("lost", signal=signal.SIGKILL, function=STEP, call=7)
+    assert code == -signal.SIGKILL
+    for file in (trainings.folder / "lost" / "checkpoints").iterdir():
+        file.write_bytes(b"")
+    code, _ = trainings.train("lost")
+    assert code == 2
+    assert "has no whole checkpoint to go on from" in trainings.log("lost")
+    tried("Killed and gone on with", "all checkpoints are damaged", "exit code 2: no whole checkpoint to go on from")

@@ -1,9 +1,9 @@
 """Trains in processes that start in no time and can be killed at a chosen moment; a script, run by test_killing.py.
 
 Imports everything once and forks for each order, a line of JSON on its input: `arguments` of train.py, `log`, a file
-for what is printed, and perhaps `kill`: `after` so many seconds, or before the n-th `call` of a `function`, with a
-`signal`. For each it prints a line of JSON: the exit code (negative: the signal), and how often each of FUNCTIONS was
-called.
+for what is printed, an `environment`, and perhaps `kill`: `after` so many seconds, or before the n-th `call` of a
+`function`, with a `signal`, with `group` to its workers, too. For each it prints a line of JSON: the exit code
+(negative: the signal), and how often each of FUNCTIONS was called.
 """
 
 import importlib
@@ -58,7 +58,10 @@ def watched(function, name: str, counts: Path, kill: dict):
         with counts.open("a") as file:
             file.write(f"{name}\n")
         if (name, called) == (kill.get("function"), kill.get("call")):
-            os.kill(os.getpid(), kill["signal"])
+            if kill.get("group"):
+                os.killpg(0, kill["signal"])
+            else:
+                os.kill(os.getpid(), kill["signal"])
         return function(*arguments, **more)
 
     return call
@@ -66,6 +69,8 @@ def watched(function, name: str, counts: Path, kill: dict):
 
 def child(order: dict, counts: Path) -> int:
     """Train, and return the exit code."""
+    os.setpgid(0, 0)
+    os.environ.update(order["environment"])
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)

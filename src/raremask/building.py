@@ -12,7 +12,9 @@ from hydra.utils import get_class, instantiate
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
+from yaml import YAMLError
 
 from raremask import BadInput, shipped
 from raremask.checkpoints import WholeFiles
@@ -24,20 +26,88 @@ from raremask.shipped import Shipped
 
 SPLIT = "split.csv"  # in a run's folder: the split of every image
 AUTO = "auto.json"  # in a run's folder: the values that stood for `auto`
+PARTS = ("dataset", "split", "model", "loss", "optimizer", "scheduler", "trainer")  # which every run has
+#: Of what the folder of a run may ask for objects. Not of torch or lightning as a whole: they hold classes that start
+#: programs.
+TARGETS = (
+    "raremask",
+    "torch.nn",
+    "torch.optim",
+    "segmentation_models_pytorch",
+    "albumentations",
+    "lightning.pytorch.Trainer",
+    "lightning.pytorch.trainer",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.loggers",
+)
 NETWORKS = ("raremask.nets", "segmentation_models_pytorch")  # what a model from elsewhere may be made of
 
 
 def load_config(folder: Path) -> DictConfig:
-    """Return the config with which a run was started, to go on with its checkpoints."""
-    cfg = OmegaConf.load(folder / ".hydra" / "config.yaml")
-    if (folder / AUTO).is_file():
-        for key, value in json.loads((folder / AUTO).read_text()).items():
-            OmegaConf.update(cfg, key, value)
-    if "encoder_weights" in cfg.model:
-        cfg.model.encoder_weights = None  # they are in every checkpoint; nothing is fetched again
-    if (folder / SPLIT).is_file():
-        cfg.split.fold, cfg.split.file = None, str(folder / SPLIT)  # whatever has become of the dataset or the drawing
+    """Return the config with which a run was started, to go on with its checkpoints.
+
+    The folder may have come from someone else: what it names to be made is looked at, see :func:`check_targets`.
+
+    Raises:
+        BadInput: If there is no config, it is damaged or not that of a run, or it asks for anything else.
+    """
+    file = folder / ".hydra" / "config.yaml"
+    try:
+        cfg = OmegaConf.load(file)
+        if (folder / AUTO).is_file():
+            for key, value in json.loads((folder / AUTO).read_text(encoding="utf-8")).items():
+                OmegaConf.update(cfg, key, value)
+        if missing := [key for key in PARTS if not OmegaConf.is_dict(cfg.get(key))]:
+            raise BadInput(f"{file} is not the config of a run, or damaged: it has no {missing[0]}.")
+        if "encoder_weights" in cfg.model:
+            cfg.model.encoder_weights = None  # they are in every checkpoint; nothing is fetched again
+        if (folder / SPLIT).is_file():  # whatever has become of the dataset or the drawing
+            cfg.split.fold, cfg.split.file = None, str(folder / SPLIT)
+        check_targets(OmegaConf.to_container(cfg), file)
+    except (OSError, YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, KeyError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{file} or {AUTO} is damaged or missing ({type(error).__name__}: {error})") from error
     return cfg
+
+
+def check_targets(node: Any, file: Path) -> None:
+    """Refuse a config that asks for anything but classes of those packages that runs are made of.
+
+    Names alone do not do: `raremask.nets.torch.load` would lead out. A class is looked up, and must come from there.
+
+    Args:
+        node: A config as plain values.
+        file: Where it stands, for the message.
+
+    Raises:
+        BadInput: If it does.
+    """
+    if isinstance(node, dict):
+        if "_target_" in node and not _is_known(node["_target_"]):
+            raise BadInput(
+                f"{file} asks for {node['_target_']!r}. From the folder of a run only classes of raremask, "
+                "torch.nn, torch.optim, segmentation_models_pytorch, albumentations and some of lightning.pytorch are "
+                "made: anything else could run what someone put there."
+            )
+        node = list(node.values())
+    if isinstance(node, list):
+        for one in node:
+            check_targets(one, file)
+
+
+def _is_known(target: object) -> bool:
+    if not isinstance(target, str) or not _is_inside(target):
+        return False
+    try:
+        kind = get_class(target)
+    except Exception:  # whatever looking it up stumbles over: it is not there
+        return False
+    return _is_inside(kind.__module__)
+
+
+def _is_inside(name: str) -> bool:
+    return any(name == place or name.startswith(f"{place}.") for place in TARGETS)
 
 
 def build(

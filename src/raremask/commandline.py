@@ -318,6 +318,8 @@ def check_evaluate(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if value not in known:
             raise BadInput(f"{key}={value} must be {' or '.join(name or 'null' for name in known)}.")
+    if not isinstance(cfg.verify, bool):
+        raise BadInput(f"verify={cfg.verify} must be true or false.")
     if cfg.images is not None and cfg.figure is None:
         raise BadInput("images= names those of a figure; add figure=comparison.")
 

@@ -1,5 +1,6 @@
 """Finished runs, scored again: one beside its own record, or several side by side and averaged."""
 
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ import lightning.pytorch as pl
 import numpy as np
 from torch import nn
 
-from raremask import BadInput, figures
+from raremask import BadInput, figures, receipt
 from raremask.callbacks import figure_row
 from raremask.collapse import collapse
 from raremask.data.base import ImageMaskData
@@ -22,6 +23,7 @@ from raremask.runfolder import BEST, beside_baselines, format_scores, largest_ch
 from raremask.scoring import Judged, judge, looks_at_test, use_test, write_split
 from raremask.selection import Selection, together
 
+SAME = 1e-6  # scores that differ by less are the same
 TOGETHER = "averaged"  # row of several runs whose probabilities are averaged
 
 
@@ -83,8 +85,11 @@ def same_images(runs: Sequence[Finished], split: str) -> None:
             )
 
 
-def score_again(trainer: pl.Trainer, run: Finished, split: str, checkpoint: str) -> Judged:
+def score_again(trainer: pl.Trainer, run: Finished, split: str, checkpoint: str) -> tuple[Judged, float]:
     """Score a run on a split, print it, and compare it with the table that the run has left.
+
+    Returns:
+        What was scored, and the largest change of a score of an image; NaN if there was no table.
 
     Args:
         trainer: Runs the loop.
@@ -95,32 +100,56 @@ def score_again(trainer: pl.Trainer, run: Finished, split: str, checkpoint: str)
     if split == "test":
         use_test(run.folder)
     images, empty = judge(trainer, run.data, run.module, split, run.selection), run.module.empty
+    change = math.nan
     if trainer.is_global_zero:
         rows = beside_baselines(images.counts, empty)
         print(f"\n{run.folder}\nMean over images at native size (an empty mask left empty counts as: {empty})")
         print(format_scores({f"{split}, {checkpoint}.ckpt": rows.pop(BEST), **rows}))
         print(looks_at_test(run.folder))
         name = split if checkpoint == "best" else f"{split}_{checkpoint}"
-        compare_with_record(run.folder / f"per_image_{name}.csv", run, images, split)
+        change = compare_with_record(run.folder / f"per_image_{name}.csv", run, images, split)
         if collapsed := collapse(*images.shares()):
             warnings.warn(collapsed, stacklevel=2)
-    return images
+    return images, change
 
 
-def compare_with_record(table: Path, run: Finished, images: Judged, split: str) -> None:
-    """Write the table of a split; beside the one that the run has left, if the two differ."""
+def compare_with_record(table: Path, run: Finished, images: Judged, split: str) -> float:
+    """Write the table of a split, beside the one that the run has left if the two differ; return the largest change."""
     empty = run.module.empty
     if not table.is_file():
         write_split(table, run.data, split, images, empty)
-        return
+        return math.nan
     again = table.with_stem(f"{table.stem}_again")
     write_split(again, run.data, split, images, empty)
     change = largest_change(table, again)
     print(f"Largest change of a score against {table.name}: {change:.2g}")
-    if change > 1e-6:
+    if change > SAME:
         warnings.warn(f"The scores differ from the run's own; see {again}. Another device or dataset?", stacklevel=2)
     else:
         again.unlink()
+    return change
+
+
+def verify(run: Finished, split: str, change: float) -> None:
+    """Say that a run's scores can be recomputed from its checkpoint and its data.
+
+    Args:
+        run: Scored again.
+        split: `val` or `test`.
+        change: Of :func:`score_again`.
+
+    Raises:
+        BadInput: With all that is not as the run has left it.
+    """
+    wrong = receipt.differences(run.folder, receipt.data_digest([picture for _, picture in run.data.pictures()]))
+    if math.isnan(change):
+        wrong.append(f"there was no table of {split} to compare with")
+    elif change > SAME:
+        then = receipt.read_receipt(run.folder)["parts"][-1]["device"]
+        wrong.append(f"scores of {split} differ by up to {change:.2g} (the run was trained on {then})")
+    if wrong:
+        raise BadInput(f"{run.folder} is not verified:\n  " + "\n  ".join(wrong))
+    print(f"Verified: {run.folder} has the data, the split and the scores of {split} that it says it has.")
 
 
 def side_by_side(

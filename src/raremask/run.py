@@ -15,6 +15,8 @@ from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from raremask import BadInput, __version__, description, evaluation, faults, shipped
 from raremask.building import AUTO, SPLIT, build, build_data, build_trainer, load_config, network
@@ -29,6 +31,7 @@ from raremask.figures import Paint, gallery
 from raremask.interruption import Interruption
 from raremask.module import Segmenter
 from raremask.prediction import painter, predict_files
+from raremask.receipt import data_digest, write_receipt
 from raremask.runfolder import DEFAULT, begun, claimed, flat, read_status, status, summaries, write_text
 from raremask.scoring import (
     choose,
@@ -45,7 +48,13 @@ from raremask.selection import Selection
 from raremask.shipped import Shipped
 from raremask.sweeps import differences
 from raremask.tables import read_table
-from raremask.terminal import quieten, say_what_came_out, say_what_starts, warn_of_empty_masks
+from raremask.terminal import (
+    quieten,
+    say_what_came_out,
+    say_what_determinism_costs,
+    say_what_starts,
+    warn_of_empty_masks,
+)
 
 
 def train(cfg: DictConfig, resume: bool = False) -> float:
@@ -103,8 +112,13 @@ def _train(
         raise BadInput("A multirun trains with one process per job. With trainer=ddp, start its jobs one by one.")
     for loss in (module.loss, *(callback.loss for callback in callbacks if isinstance(callback, LossSwitch))):
         warn_of_empty_masks(loss, data.empty_share())
+    if trainer.is_global_zero:
+        digest = data_digest([picture for _, picture in data.pictures()])
+        device, precise = trainer.strategy.root_device, bool(cfg.trainer.get("deterministic"))
+        write_receipt(folder, cfg.seed, digest, device, precision=str(trainer.precision), deterministic=precise)
     auto = json.loads((folder / AUTO).read_text()) if (folder / AUTO).is_file() else {}
     say_what_starts(data, module, trainer, names, auto, folder)
+    say_what_determinism_costs(module, trainer, data)
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
 
     trainer.loggers = []  # the curves end here: the scores of the best checkpoint are no further epoch
@@ -164,7 +178,11 @@ def evaluate(cfg: DictConfig) -> float:
     shown = evaluation.named(runs[0], cfg.split, cfg.images)
     parts = cfg.trainer if "trainer" in cfg else load_config(runs[0].folder).trainer
     trainer = build_trainer(parts, callbacks=[Progress()], logger=False, enable_checkpointing=False)
-    judged = [evaluation.score_again(trainer, run, cfg.split, cfg.checkpoint) for run in runs]
+    scored = [evaluation.score_again(trainer, run, cfg.split, cfg.checkpoint) for run in runs]
+    judged = [images for images, _ in scored]
+    if cfg.verify and trainer.is_global_zero:
+        for run, (_, change) in zip(runs, scored, strict=True):
+            evaluation.verify(run, cfg.split, change)
     out = Path(cfg.out)
     if len(runs) > 1:
         evaluation.side_by_side(trainer, runs, judged, cfg.split, out)
@@ -397,9 +415,13 @@ def _saved(folder: str) -> DictConfig:
 
 def _choices(folder: Path) -> dict[str, str]:
     """What was chosen from each group, by name, as Hydra noted it when the run began."""
-    hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
+    file = folder / ".hydra" / "hydra.yaml"
+    try:
+        choices = dict(OmegaConf.load(file).hydra.runtime.choices)
+    except (OSError, YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
+        raise BadInput(f"{file} is damaged or missing ({type(error).__name__}: {error})") from error
     return {
         group.replace("loss@callbacks.switch.loss", "second_loss"): choice
-        for group, choice in hydra.runtime.choices.items()
+        for group, choice in choices.items()
         if choice is not None and not group.startswith("hydra")
     }

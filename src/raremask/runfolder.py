@@ -100,7 +100,7 @@ def status(folder: Path, earlier: float = 0.0, **facts: object) -> Iterator[dict
         yield results
     except (KeyboardInterrupt, SystemExit):
         with suppress(OSError):  # a disk that is full; a running status without a process means the same
-            write("interrupted", ended=_now())
+            write("interrupted", ended=_now(), **here)
         raise
     except BaseException as error:
         with suppress(OSError):

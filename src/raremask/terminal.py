@@ -1,7 +1,10 @@
 """What a run says on the terminal."""
 
+import copy
 import logging
 import os
+import statistics
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from torch import nn
 from raremask.collapse import collapse
 from raremask.commandline import plain_warnings
 from raremask.data.base import ImageMaskData
+from raremask.data.samples import as_floats, collate
 from raremask.module import Segmenter
 from raremask.runfolder import beside_baselines, format_scores, read_counts
 from raremask.scoring import Judged, load_choice, looks_at_test
@@ -87,6 +91,50 @@ def say_what_starts(
         f"{names['model']}, {parameters / 1e6:.2f} M parameters; loss {names['loss']}{found}; seed {names['seed']}; "
         f"{name}, {trainer.precision}\n{os.path.relpath(folder)}\n"
     )
+
+
+@rank_zero_only
+def say_what_determinism_costs(module: Segmenter, trainer: pl.Trainer, data: ImageMaskData, steps: int = 10) -> None:
+    """On a GPU, print how much longer a step takes with `trainer.deterministic=true`, measured with this network.
+
+    Args:
+        module: Holds the network, which stays as it is.
+        trainer: Knows the device.
+        data: Gives a batch.
+        steps: How many are timed each way; the median counts.
+    """
+    device = trainer.strategy.root_device
+    if device.type != "cuda" or not torch.are_deterministic_algorithms_enabled():
+        return
+    with_it, without = (seconds_of_a_step(module, data, device, one, steps) for one in (True, False))
+    torch.use_deterministic_algorithms(True)
+    print(f"trainer.deterministic=true: a step takes {with_it / without:.2f} times as long as without.")
+
+
+def seconds_of_a_step(
+    module: Segmenter, data: ImageMaskData, device: torch.device, deterministic: bool, steps: int
+) -> float:
+    """Return the median time of a forward and backward pass of a copy of the network, in float32.
+
+    Args:
+        module: Holds the network and the loss.
+        data: Gives the batch: the first images of training.
+        device: Where.
+        deterministic: Whether only deterministic algorithms are used; stays so.
+        steps: How many are timed, after three that are not.
+    """
+    torch.use_deterministic_algorithms(deterministic)
+    net, loss = copy.deepcopy(module.net).to(device), copy.deepcopy(module.loss).to(device)
+    samples = [data.splits["train"][index] for index in range(min(data.batch_size, len(data.splits["train"])))]
+    batch = {key: value.to(device) for key, value in as_floats(collate(samples)).items() if key in ("image", "mask")}
+    times = []
+    for _ in range(steps + 3):
+        started = time.perf_counter()
+        loss(net(batch["image"]), batch["mask"]).backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[3:])
 
 
 @rank_zero_only

@@ -1,5 +1,6 @@
 """Reads what runs have left behind, and lays their scores side by side."""
 
+import csv
 import hashlib
 import json
 import math
@@ -121,7 +122,18 @@ def find(places: Iterable[Path]) -> list[Path]:
 
 
 def read(folder: Path) -> Run:
-    """Read one run; its label is given later, beside others."""
+    """Read one run; its label is given later, beside others.
+
+    Raises:
+        BadInput: If a file of it is missing or damaged.
+    """
+    try:
+        return _read(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, csv.Error) as error:
+        raise BadInput(f"{folder}: a file is missing or damaged ({type(error).__name__}: {error})") from error
+
+
+def _read(folder: Path) -> Run:
     facts = json.loads((folder / "status.json").read_text())
     done = facts["state"] == "done"
     config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())

@@ -9,6 +9,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +294,7 @@ class ImageMaskData(LightningDataModule):
             foreground=float(mask.mean()),
             packed=np.packbits(mask),
             packed_valid=None if valid is None else np.packbits(valid),
+            digest=_digest(image, mask, valid),
         )
 
     def pictures(self) -> list[tuple[str, Picture]]:
@@ -378,6 +380,16 @@ def files(folder: Path, suffix: str, expected: int, archive: str, but: str | Non
     if len(found) != expected:
         warnings.warn(f"{folder} has {len(found)} images; the full dataset has {expected} there.", stacklevel=3)
     return found
+
+
+def _digest(*arrays: np.ndarray | None) -> str:
+    """A digest of what was read, whatever format it was filed in."""
+    digest = blake2b(digest_size=16)
+    for array in arrays:
+        if array is not None:
+            digest.update(f"{array.shape}{array.dtype}".encode())
+            digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
 
 
 def fit(image: np.ndarray, size: tuple[int, int], resize: str) -> tuple[np.ndarray, tuple[int, int, int, int]]:

@@ -33,6 +33,7 @@ class Picture:
         foreground: Share of the native mask that is foreground.
         packed: The native mask, eight pixels a byte; None in training, which does not need it.
         packed_valid: The native validity mask, likewise, or None.
+        digest: Of image and masks as they were read, in hexadecimal digits.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Picture:
     foreground: float
     packed: np.ndarray | None
     packed_valid: np.ndarray | None
+    digest: str = ""
 
     def inside(self) -> tuple[np.ndarray, np.ndarray]:
         """Return image `(h, w, C)` and mask `(h, w)` at the network's scale, without padding."""
