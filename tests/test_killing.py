@@ -28,6 +28,7 @@ SETTINGS = (
     "model.dropout=0.3",
     "augment=thesis",
 )
+STEP = "raremask.module:Segmenter.training_step"
 
 
 class Trainings:
@@ -44,12 +45,14 @@ class Trainings:
             env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
         )
 
-    def train(self, name: str | None, *more: str, environment=None, **kill) -> tuple[int, dict[str, int]]:
+    def train(
+        self, name: str | None, *more: str, environment=None, settings=SETTINGS, **kill
+    ) -> tuple[int, dict[str, int]]:
         """Run train.py in a folder, again if it is there; return its exit code, and how often functions were called.
 
         Without a name it is the folder that the command chooses.
         """
-        arguments = [*SETTINGS, *more, *([f"hydra.run.dir={self.folder / name}"] if name else [])]
+        arguments = [*settings, *more, *([f"hydra.run.dir={self.folder / name}"] if name else [])]
         order = {"arguments": arguments, "log": str(self.folder / f"{name or 'default'}.log"), "kill": kill or None}
         order["environment"] = environment or {}
         self.process.stdin.write(json.dumps(order) + "\n")
@@ -149,9 +152,20 @@ def test_a_run_that_is_killed_anywhere_and_goes_on_equals_the_unbroken_one(train
     tried("Killed and gone on with", f"{number:02}: {where}", "the same, bit for bit")
 
 
-# --- asked to end -----------------------------------------------------------------------------------------------------
+def test_a_cosine_and_workers_go_on_where_they_were(trainings, tried):
+    settings = [setting for setting in SETTINGS if "scheduler" not in setting]
+    for name, kill in (("cosine", {}), ("cosine_broken", {"signal": signal.SIGKILL, "function": STEP, "call": 13})):
+        code, _ = trainings.train(name, "scheduler=cosine", "dataset.workers=1", settings=settings, **kill)
+        assert code == (-signal.SIGKILL if kill else 0), trainings.log(name)
+    trainings.train("cosine_broken", "scheduler=cosine", "dataset.workers=1", settings=settings)
+    folders = [trainings.folder / name for name in ("cosine", "cosine_broken")]
+    assert outcome(folders[0]) == outcome(folders[1])
+    rates = {row["optim/lr"] for row in read_table(folders[0] / "metrics.csv")}
+    assert len(rates) > 4  # the scheduler has acted, before and after the break
+    tried("Killed and gone on with", "with a cosine and a worker, inside a step", "the same, bit for bit")
 
-STEP = "raremask.module:Segmenter.training_step"
+
+# --- asked to end -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

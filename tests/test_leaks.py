@@ -103,7 +103,7 @@ def test_pairs_are_written_with_their_splits(images):
             "image": "a",
             "group": "g",
             "split": "train",
-            "twin": "=b",
+            "twin": "'=b",  # or a spreadsheet would compute it
             "twin_group": "g,h",
             "twin_split": "test",
             "likeness": "1.0000",
