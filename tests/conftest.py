@@ -1,7 +1,9 @@
 """What several test files share: a tiny run in this process, real datasets where there are any."""
 
+import json
 import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,6 +54,49 @@ def square(height=24, width=30, value=255):
 
 def colour(height=24, width=30):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+class Trainings:
+    """Commands that start in no time and may be killed, in a process of their own; see zygote.py.
+
+    Args:
+        folder: Where they run, and where what they print is kept.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "zygote.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        )
+
+    def train(self, name: str | None, *arguments: str, environment=None, **kill) -> tuple[int, dict[str, int]]:
+        """Run train.py in a folder, again if it is there; return its exit code, and how often functions were called.
+
+        Without a name it is the folder that the command chooses.
+        """
+        folder = [f"hydra.run.dir={self.folder / name}"] if name else []
+        order = {"arguments": [*arguments, *folder], "log": str(self.folder / f"{name or 'default'}.log")}
+        order |= {"kill": kill or None, "environment": environment or {}}
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def log(self, name: str) -> str:
+        """Return what was printed, all commands of that name after each other."""
+        return (self.folder / f"{name}.log").read_text()
+
+
+@pytest.fixture(scope="session")
+def trainings(tmp_path_factory):
+    """Return what starts trainings in no time."""
+    made = Trainings(tmp_path_factory.mktemp("trainings"))
+    yield made
+    made.process.communicate()
 
 
 RECORD = Record()

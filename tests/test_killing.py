@@ -4,14 +4,12 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import ROOT, TINY
+from conftest import TINY
 from raremask.runfolder import read_status
 from raremask.tables import read_table
 from zygote import FUNCTIONS
@@ -28,56 +26,24 @@ SETTINGS = (
     "model.dropout=0.3",
     "augment=thesis",
 )
+
+
+def train(trainings, name, *more, settings=SETTINGS, **kill):
+    return trainings.train(name, *settings, *more, **kill)
+
+
+KILLED = [function for function in FUNCTIONS if "arrays" not in function]  # phantoms are drawn, not read
 STEP = "raremask.module:Segmenter.training_step"
-
-
-class Trainings:
-    """Commands that start in no time; see zygote.py."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "zygote.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-        )
-
-    def train(
-        self, name: str | None, *more: str, environment=None, settings=SETTINGS, **kill
-    ) -> tuple[int, dict[str, int]]:
-        """Run train.py in a folder, again if it is there; return its exit code, and how often functions were called.
-
-        Without a name it is the folder that the command chooses.
-        """
-        arguments = [*settings, *more, *([f"hydra.run.dir={self.folder / name}"] if name else [])]
-        order = {"arguments": arguments, "log": str(self.folder / f"{name or 'default'}.log"), "kill": kill or None}
-        order["environment"] = environment or {}
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def log(self, name: str) -> str:
-        return (self.folder / f"{name}.log").read_text()
-
-
-@pytest.fixture(scope="module")
-def trainings(tmp_path_factory):
-    made = Trainings(tmp_path_factory.mktemp("killing"))
-    yield made
-    made.process.communicate()
 
 
 @pytest.fixture(scope="module")
 def whole(trainings):
     """The unbroken run, and how often it called each function."""
-    code, calls = trainings.train("whole")
+    code, calls = train(trainings, "whole")
     assert code == 0, trainings.log("whole")
     epochs = read_table(trainings.folder / "whole" / "metrics.csv")
     assert 6 < len(epochs) < 12  # early stopping has decided, after the switch
-    assert all(calls.values()), calls
+    assert all(calls[function] for function in KILLED), calls
     return trainings.folder / "whole", calls
 
 
@@ -118,27 +84,27 @@ def outcome(folder: Path) -> dict:
 
 def moment(random: random.Random, calls: dict[str, int], seconds: float) -> dict:
     """A random moment: a call of a random function, or after a random time."""
-    function = random.choice([*FUNCTIONS, None])
+    function = random.choice([*KILLED, None])
     if function is None:
         return {"after": random.uniform(0, seconds)}
     return {"function": function, "call": random.randint(1, calls[function])}
 
 
-def kill_and_go_on(trainings: Trainings, whole: tuple[Path, dict[str, int]], number: int) -> str:
+def kill_and_go_on(trainings, whole: tuple[Path, dict[str, int]], number: int) -> str:
     """Kill a run at one to three random moments, go on with the same command, and compare; return where that was."""
     folder, calls = whole
     chance, name = random.Random(number), f"broken_{number}"
     seconds, where = read_status(folder)["seconds"], []
     for _ in range(chance.randint(1, 3)):
         kill = moment(chance, calls, seconds)
-        code, _ = trainings.train(name, signal=signal.SIGKILL, **kill)
+        code, _ = train(trainings, name, signal=signal.SIGKILL, **kill)
         assert code in (-signal.SIGKILL, 0), trainings.log(name)  # 0: it had not that many calls left
         time = f"after {kill.get('after', 0):.1f} s"
         where.append(f"{FUNCTIONS[kill['function']]} ({kill['call']})" if "function" in kill else time)
         if code == 0:
             break
     else:
-        code, _ = trainings.train(name)
+        code, _ = train(trainings, name)
         assert code == 0, trainings.log(name)
     whole_outcome, broken = outcome(folder), outcome(trainings.folder / name)
     for part in whole_outcome:
@@ -155,9 +121,9 @@ def test_a_run_that_is_killed_anywhere_and_goes_on_equals_the_unbroken_one(train
 def test_a_cosine_and_workers_go_on_where_they_were(trainings, tried):
     settings = [setting for setting in SETTINGS if "scheduler" not in setting]
     for name, kill in (("cosine", {}), ("cosine_broken", {"signal": signal.SIGKILL, "function": STEP, "call": 13})):
-        code, _ = trainings.train(name, "scheduler=cosine", "dataset.workers=1", settings=settings, **kill)
+        code, _ = train(trainings, name, "scheduler=cosine", "dataset.workers=1", settings=settings, **kill)
         assert code == (-signal.SIGKILL if kill else 0), trainings.log(name)
-    trainings.train("cosine_broken", "scheduler=cosine", "dataset.workers=1", settings=settings)
+    train(trainings, "cosine_broken", "scheduler=cosine", "dataset.workers=1", settings=settings)
     folders = [trainings.folder / name for name in ("cosine", "cosine_broken")]
     assert outcome(folders[0]) == outcome(folders[1])
     rates = {row["optim/lr"] for row in read_table(folders[0] / "metrics.csv")}
@@ -181,14 +147,14 @@ def test_a_cosine_and_workers_go_on_where_they_were(trainings, tried):
 def test_a_run_that_is_asked_to_end_ends_in_order_and_goes_on(trainings, whole, asked, function, code, tried):
     folder, calls = whole
     name = f"asked_{asked.name}_{function.split('.')[-1]}"
-    ended, called = trainings.train(name, signal=asked, function=function, call=calls[function] // 2)
+    ended, called = train(trainings, name, signal=asked, function=function, call=calls[function] // 2)
     assert ended == code, trainings.log(name)
     assert read_status(trainings.folder / name)["state"] == "interrupted"
     assert called[STEP] <= calls[STEP]
     assert "Traceback" not in trainings.log(name)
     if function == STEP:
         assert called["torch.optim:AdamW.step"] == called[STEP]  # the step that went on has changed the weights
-    ended, _ = trainings.train(name)
+    ended, _ = train(trainings, name)
     assert ended == 0, trainings.log(name)
     assert outcome(trainings.folder / name) == outcome(folder)
     tried(
@@ -200,7 +166,9 @@ def test_a_run_that_is_asked_to_end_ends_in_order_and_goes_on(trainings, whole, 
 
 def test_a_signal_to_all_processes_of_a_job_is_no_fault_of_its_workers(trainings, tried):
     """SLURM sends its signals to the workers of the loader, too."""
-    code, _ = trainings.train("group", "dataset.workers=1", signal=signal.SIGTERM, function=STEP, call=7, group=True)
+    code, _ = train(
+        trainings, "group", "dataset.workers=1", signal=signal.SIGTERM, function=STEP, call=7, action="kill all"
+    )
     assert code == 75, trainings.log("group")
     assert read_status(trainings.folder / "group")["state"] == "interrupted"
     tried("Asked to end", "SIGTERM to the workers of the loader, too", "exit code 75, status interrupted")
@@ -214,15 +182,15 @@ def test_a_job_of_slurm_is_queued_again_and_finds_its_run(trainings, whole, trie
     job = {"PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": "12", "SLURM_JOB_NAME": "study"}
     job |= {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
     function = "raremask.module:Segmenter.training_step"
-    code, _ = trainings.train(None, environment=job, signal=signal.SIGUSR1, function=function, call=10)
+    code, _ = train(trainings, None, environment=job, signal=signal.SIGUSR1, function=function, call=10)
     assert code == 75, trainings.log("default")
     assert (programs / "asked").read_text() == "requeue 12\n"
     assert "SLURM will run job 12 again" in trainings.log("default")
-    code, _ = trainings.train(None, environment=job | {"SLURM_RESTART_COUNT": "1"})
+    code, _ = train(trainings, None, environment=job | {"SLURM_RESTART_COUNT": "1"})
     assert code == 0, trainings.log("default")
     (folder,) = (trainings.folder / "outputs" / "runs" / "phantom" / "weighted_bce").iterdir()
     assert outcome(folder) == outcome(whole[0])
-    code, _ = trainings.train(None, environment=job, signal=signal.SIGTERM, function=function, call=10)
+    code, _ = train(trainings, None, environment=job, signal=signal.SIGTERM, function=function, call=10)
     assert code == 75
     assert (programs / "asked").read_text() == "requeue 12\n"  # cancelled or preempted: SLURM knows
     tried(
@@ -238,7 +206,7 @@ def test_a_job_of_slurm_is_queued_again_and_finds_its_run(trainings, whole, trie
 @pytest.mark.parametrize("damage", ["cut off", "a bit turned", "empty", "no checkpoint"])
 def test_a_damaged_last_checkpoint_is_set_aside_and_the_one_before_it_used(trainings, whole, damage, tried):
     name = f"damaged_{damage.replace(' ', '_')}"
-    code, _ = trainings.train(name, signal=signal.SIGKILL, function=STEP, call=whole[1][STEP] // 2)
+    code, _ = train(trainings, name, signal=signal.SIGKILL, function=STEP, call=whole[1][STEP] // 2)
     assert code == -signal.SIGKILL
     last = trainings.folder / name / "checkpoints" / "last.ckpt"
     content = bytearray(last.read_bytes())
@@ -251,7 +219,7 @@ def test_a_damaged_last_checkpoint_is_set_aside_and_the_one_before_it_used(train
             "no checkpoint": b"PK\x03\x04",
         }[damage]
     )
-    code, _ = trainings.train(name)
+    code, _ = train(trainings, name)
     assert code == 0, trainings.log(name)
     assert "is damaged" in trainings.log(name)
     assert "the one before it is used" in trainings.log(name)
@@ -265,11 +233,11 @@ def test_a_damaged_last_checkpoint_is_set_aside_and_the_one_before_it_used(train
 
 
 def test_a_run_without_a_whole_checkpoint_says_so(trainings, tried):
-    code, _ = trainings.train("lost", signal=signal.SIGKILL, function=STEP, call=7)
+    code, _ = train(trainings, "lost", signal=signal.SIGKILL, function=STEP, call=7)
     assert code == -signal.SIGKILL
     for file in (trainings.folder / "lost" / "checkpoints").iterdir():
         file.write_bytes(b"")
-    code, _ = trainings.train("lost")
+    code, _ = train(trainings, "lost")
     assert code == 2
     assert "has no whole checkpoint to go on from" in trainings.log("lost")
     tried("Killed and gone on with", "all checkpoints are damaged", "exit code 2: no whole checkpoint to go on from")

@@ -1,20 +1,24 @@
 """Trains in processes that start in no time and can be killed at a chosen moment; a script, run by test_killing.py.
 
 Imports everything once and forks for each order, a line of JSON on its input: `arguments` of train.py, `log`, a file
-for what is printed, an `environment`, and perhaps `kill`: `after` so many seconds, or before the n-th `call` of a
-`function`, with a `signal`, with `group` to its workers, too. For each it prints a line of JSON: the exit code
-(negative: the signal), and how often each of FUNCTIONS was called.
+for what is printed, an `environment`, and perhaps `kill`: a `signal` `after` so many seconds, or an `action` of ACTIONS
+before the n-th `call` of a `function`. For each it prints a line of JSON: the exit code (negative: the signal), and how
+often each of FUNCTIONS was called.
 """
 
 import importlib
 import json
+import multiprocessing
 import os
 import runpy
 import signal
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
+
+import torch
 
 import raremask.building
 import raremask.run  # noqa: F401  # everything heavy, once
@@ -32,6 +36,34 @@ FUNCTIONS = {
     "pathlib:Path.replace": "before a written file, a checkpoint among them, gets its name",
     "raremask.module:Segmenter.predict_step": "while images are scored",
     "raremask.run:write_split": "between two tables",
+    "raremask.data.base:ImageMaskData.arrays": "while images are read",
+}
+
+
+def kill_worker(kill: dict) -> None:
+    """Kill a worker of the loader, as the system does when memory is short."""
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    time.sleep(1)
+
+
+def run_out_of_memory(kill: dict) -> None:
+    """Fail as PyTorch does on a GPU whose memory is used up."""
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def set_clock_back(kill: dict) -> None:
+    """Let it be an hour earlier from now on."""
+    now = time.time
+    time.time = lambda: now() - 3600
+
+
+ACTIONS = {
+    "kill": lambda kill: os.kill(os.getpid(), kill["signal"]),
+    "kill all": lambda kill: os.killpg(0, kill["signal"]),
+    "kill worker": kill_worker,
+    "out of memory": run_out_of_memory,
+    "clock": set_clock_back,
+    "vanish": lambda kill: Path(kill["path"]).rename(kill["path"] + "_gone"),
 }
 
 
@@ -58,10 +90,7 @@ def watched(function, name: str, counts: Path, kill: dict):
         with counts.open("a") as file:
             file.write(f"{name}\n")
         if (name, called) == (kill.get("function"), kill.get("call")):
-            if kill.get("group"):
-                os.killpg(0, kill["signal"])
-            else:
-                os.kill(os.getpid(), kill["signal"])
+            ACTIONS[kill.get("action", "kill")](kill)
         return function(*arguments, **more)
 
     return call

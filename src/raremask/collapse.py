@@ -3,6 +3,7 @@
 :func:`diagnose` looks at the epochs of a training that goes on, :func:`collapse` at masks.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ FEW = 5  # of fewer masks nothing can be said
 WHITE = 0.99  # share of foreground from which a mask counts as white
 MOST = 0.5  # share of the images from which it is a collapse
 FOUND = 0.02  # pooled Dice from which foreground is found, however few images have any
+BLIND = 1.1  # times higher probability inside the foreground than outside, below which it is not seen
 FLAT = 1e-3  # standard deviation of the probabilities in an image below which the network sees nothing
 LEAP = 20.0  # times the usual gradient: a step that large may have broken the network
 RARE = 0.02  # share of foreground from which painting nothing is tempting
@@ -40,20 +42,25 @@ def extremes(painted: np.ndarray, true: np.ndarray) -> dict[str, float]:
 def diagnose(epochs: Sequence[Mapping[str, float]], patience: int = EPOCHS) -> str:
     """Say if a training has collapsed, of which kind, the likely cause and what to try; or nothing.
 
-    What it goes by, each for `patience` epochs in a row: more than half of the images with foreground are left empty
-    while hardly any foreground is found; more than half are painted white; or probabilities hardly vary in an image.
+    What it goes by, each for `patience` epochs in a row: less is painted than there is, nothing of it right, and the
+    probability inside the foreground is no higher than outside; more than half of the images are painted white; or
+    probabilities hardly vary in an image. A network that paints nothing yet, but gives the foreground higher
+    probabilities than the background, is learning: with bce at 1 % foreground that phase lasts for ten epochs and more.
 
     Args:
         epochs: What was logged in each, as in `metrics.csv`: `epoch` (from 0), `val/left_empty`, `val/all_white`,
-            `val/dice_pooled`, `val/probability_spread`, `train/foreground_true`, `optim/grad_norm`, and `optim/stage`
-            where there are two. NaN counts as health: it means that there are too few images to say.
+            `val/dice_pooled`, `val/foreground_predicted`, `val/foreground_true`, `val/contrast`,
+            `val/probability_spread`, `train/foreground_true`, `optim/grad_norm`, and `optim/stage` where there are
+            two. NaN counts as health: it means that there are too few images to say.
         patience: Epochs.
 
-    >>> well = {"epoch": 0, "val/left_empty": 0.0, "val/all_white": 0.0, "val/dice_pooled": 0.4,
-    ...     "val/probability_spread": 0.1, "train/foreground_true": 0.001, "optim/grad_norm": 0.5}
+    >>> well = {"epoch": 0, "val/left_empty": 0.0, "val/all_white": 0.0, "val/dice_pooled": 0.4, "val/contrast": 3.0,
+    ...     "val/probability_spread": 0.1, "val/foreground_true": 0.001, "val/foreground_predicted": 0.001,
+    ...     "train/foreground_true": 0.001, "optim/grad_norm": 0.5}
     >>> diagnose([well] * 9)
     ''
-    >>> diagnose([well] + [well | {"epoch": 1, "val/left_empty": 1.0, "val/dice_pooled": 0.0}] * 5).split(":")[0]
+    >>> blind = {"epoch": 1, "val/dice_pooled": 0.0, "val/contrast": 1.0, "val/foreground_predicted": 0.0}
+    >>> diagnose([well] + [well | blind] * 5).split(":")[0]
     'collapsed to all background since epoch 2'
     """
     kinds = [_kind(row) for row in epochs]
@@ -63,7 +70,10 @@ def diagnose(epochs: Sequence[Mapping[str, float]], patience: int = EPOCHS) -> s
     onset = max((number for number, one in enumerate(kinds) if one != kind), default=-1) + 1
     row, before = epochs[onset], epochs[max(0, onset - patience) : onset]
     seen = {
-        "all background": f"{epochs[-1]['val/left_empty']:.0%} of the images with foreground are left empty",
+        "all background": (
+            f"{epochs[-1]['val/left_empty']:.0%} of the images with foreground are left empty, nothing is found in the "
+            f"others, and probabilities inside the foreground are {epochs[-1]['val/contrast']:.2f} times those outside"
+        ),
         "all foreground": f"{epochs[-1]['val/all_white']:.0%} of the images are painted white",
         "a constant": f"probabilities vary by {epochs[-1]['val/probability_spread']:.1g} in an image",
     }[kind]
@@ -74,7 +84,8 @@ def diagnose(epochs: Sequence[Mapping[str, float]], patience: int = EPOCHS) -> s
 def _kind(row: Mapping[str, float]) -> str:
     if row["val/probability_spread"] < FLAT:
         return "a constant"
-    if row["val/left_empty"] > MOST and row["val/dice_pooled"] < FOUND:
+    less = row["val/foreground_predicted"] < row["val/foreground_true"] and not math.isnan(row["val/left_empty"])
+    if less and row["val/dice_pooled"] < FOUND and row["val/contrast"] < BLIND:
         return "all background"
     return "all foreground" if row["val/all_white"] > MOST else ""
 

@@ -21,7 +21,8 @@ class Segmenter(LightningModule):
 
     Logged per epoch: `train/loss` and its named terms, the scores of :func:`~raremask.metrics.overlap.summary` and of
     :func:`~raremask.collapse.extremes` under `train/` and `val/`, `val/probability_spread` (standard deviation of the
-    probabilities within an image, mean over images), and `optim/grad_norm`. Training scores are taken at the network's
+    probabilities within an image, mean over images), `val/contrast` (probability inside the foreground over that
+    outside, mean over images that have both), and `optim/grad_norm`. Training scores are taken at the network's
     size, all others at the native size of each image. Where a dataset has a validity mask (a field of view), scores
     over its pixels alone stand beside the others under names that end in `_fov`.
 
@@ -79,8 +80,7 @@ class Segmenter(LightningModule):
         loss = self._log_loss("val", logits, batch["mask"])
         self.computed = {"logits": logits, "loss": loss}
         self._count("val", logits, batch)
-        spread = torch.sigmoid(logits.float()).flatten(1).std(dim=1).mean()
-        self.log("val/probability_spread", spread, on_epoch=True, batch_size=len(logits), sync_dist=True)
+        self._log_probabilities(torch.sigmoid(logits.float()), batch["mask"])
 
     def predict_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Hand each image's index and probability `(height, width)` float32, at native size, to `receive`."""
@@ -135,6 +135,17 @@ class Segmenter(LightningModule):
         values = {f"{split}/loss": loss} | {f"{split}/loss/{name}": part for name, part in parts.items()}
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(mask), sync_dist=True)
         return loss
+
+    def _log_probabilities(self, probability: Tensor, mask: Tensor) -> None:
+        """Log whether probabilities vary in an image, and whether they are higher where foreground is."""
+        spread = probability.flatten(1).std(dim=1).mean()
+        self.log("val/probability_spread", spread, on_epoch=True, batch_size=len(mask), sync_dist=True)
+        filled = mask.flatten(1).amax(dim=1) > mask.flatten(1).amin(dim=1)  # has foreground and background
+        probability, mask = probability[filled], mask[filled]
+        inside = (probability * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))
+        outside = (probability * (1 - mask)).sum((1, 2, 3)) / (1 - mask).sum((1, 2, 3))
+        ratio = (inside / outside.clamp(min=1e-12)).mean() if len(mask) else probability.new_zeros(())
+        self.log("val/contrast", ratio, on_epoch=True, batch_size=len(mask), sync_dist=True)
 
     def _count(self, split: str, logits: Tensor, batch: dict[str, Any]) -> None:
         """Count each image at its native size."""

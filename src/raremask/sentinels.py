@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from raremask import BadInput
-from raremask.collapse import EPOCHS, diagnose
+from raremask.collapse import EPOCHS, LEAP, diagnose
 from raremask.runfolder import note, write_text
 
 STOPPED = "stopped.json"  # in a run's folder: what was computed when a number was none
@@ -26,6 +26,9 @@ WATCHED = (
     "val/left_empty",
     "val/all_white",
     "val/dice_pooled",
+    "val/foreground_predicted",
+    "val/foreground_true",
+    "val/contrast",
     "val/probability_spread",
     "train/foreground_true",
     "optim/grad_norm",
@@ -76,7 +79,9 @@ class FiniteNumbers(Callback):
         self._look(trainer, module)
         broken = [name for name, weight in module.net.named_parameters() if not weight.isfinite().all()]
         if broken:
-            self._stop(trainer, {"split": "train", "images": [], "loss": None}, "", f"the weights of {broken[0]}")
+            step = {"split": "train", "step": trainer.global_step, "images": []}
+            cause = "the steps are too large: try a tenth of optimizer.lr"
+            self._stop(trainer, step, "a weight", f"it is in {broken[0]}", cause)
 
     def _take(self, split: str, trainer: Trainer, module: LightningModule, batch: dict[str, Any]) -> None:
         computed = module.computed
@@ -95,7 +100,6 @@ class FiniteNumbers(Callback):
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         for step in steps:
             finite, values = step["finite"].tolist(), step["values"].tolist()
-            step |= {"loss": values[0], "epoch": trainer.current_epoch}
             if scaler is not None and step["split"] == "train":
                 self._count_overflow(all(finite))
                 if not all(finite) and self.overflows < HOPELESS:
@@ -113,53 +117,55 @@ class FiniteNumbers(Callback):
                 stacklevel=2,
             )
 
-    def _why(self, finite: list[bool], module: LightningModule) -> tuple[str, str]:
-        """Say what to do and what is no number, the first in the order of computation."""
-        norms = list(self.norms)
+    def _why(self, finite: list[bool], module: LightningModule) -> tuple[str, str, str]:
+        """Say what is no number, the first in the order of computation; what was seen of it; and the likely cause."""
+        norms, loss = list(self.norms), type(module.loss).__name__
         if not finite[0]:
-            if len(norms) > 2 and norms[-1] > 20 * float(np.median(norms[:-1])):
-                grown = f"; the gradient had grown to {norms[-1]:.3g} from {np.median(norms[:-1]):.3g}"
-            else:
-                grown = f"; the gradient before was {norms[-1]:.3g}" if norms else ""
+            grown = len(norms) > 2 and norms[-1] > LEAP * float(np.median(norms[:-1]))
+            usual = f", {np.median(norms[:-1]):.3g} usually" if grown else ""
+            before = f"the gradient before was {norms[-1]:.3g}{usual}" if norms else "it was the first step"
             return (
-                "the steps were too large: try a tenth of optimizer.lr, or trainer.gradient_clip_val=0.5",
-                f"the network's output{grown}",
+                "the network's output",
+                before,
+                "the steps are too large: try a tenth of optimizer.lr, or trainer.gradient_clip_val=0.5",
             )
         if not finite[1]:
-            largest = float(module.computed["logits"].abs().max())
             return (
-                f"the formula of {type(module.loss).__name__}: raremask.losses.check_loss looks for such faults; "
-                "another loss may do",
-                f"the loss, although the network's output is (largest logit {largest:.3g})",
+                "the loss",
+                f"the network's output is one, up to {module.computed['logits'].abs().max():.3g}",
+                f"the formula of {loss}: raremask.losses.check_loss looks for such faults",
             )
         return (
-            f"the derivative of {type(module.loss).__name__}, such as a root or a power below 1 at 0: "
-            "raremask.losses.check_loss looks for such faults; a larger smooth= may do",
-            "the gradient, although the loss is",
+            "the gradient",
+            "the loss is one",
+            f"the derivative of {loss}, such as a root at 0: raremask.losses.check_loss looks for such faults",
         )
 
-    def _stop(self, trainer: Trainer, step: dict[str, Any], cause: str, what: str) -> None:
+    def _stop(self, trainer: Trainer, step: dict[str, Any], what: str, seen: str, cause: str) -> None:
         """Write what is known, and end the training.
 
         Raises:
             BadInput: Always.
         """
-        half = "16" in str(trainer.precision)
-        cause = cause or "the steps were too large: try a tenth of optimizer.lr"
-        cause += "; or half precision: try trainer.precision=32-true" if half else ""
-        facts = {key: step.get(key) for key in ("split", "epoch", "step", "images", "loss")}
-        facts |= {"epoch": trainer.current_epoch, "no_number": what, "likely_cause": cause}
-        facts |= {"gradient_norms_before": list(self.norms), "precision": str(trainer.precision)}
-        facts |= {"lr": [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]}
-        plain = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in facts.items()
+        if "16" in str(trainer.precision):
+            cause += "; or half precision: try trainer.precision=32-true"
+        facts = {
+            "epoch": trainer.current_epoch,
+            "step": step["step"],
+            "split": step["split"],
+            "images": step["images"],
+            "no_number": what,
+            "seen": seen,
+            "likely_cause": cause,
+            "gradient_norms_before": [norm if math.isfinite(norm) else str(norm) for norm in self.norms],
+            "lr": [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups],
+            "precision": str(trainer.precision),
         }
-        write_text(self.folder / STOPPED, json.dumps(plain, indent=2) + "\n")
-        images = f" Images: {', '.join(step['images'][:8])}." if step["images"] else ""
+        write_text(self.folder / STOPPED, json.dumps(facts, indent=2) + "\n")
+        images = f"\nImages: {', '.join(step['images'][:8])}" if step["images"] else ""
         raise BadInput(
-            f"Epoch {trainer.current_epoch + 1}, step {trainer.global_step}: {what} is no number (NaN or infinite)."
-            f"{images}\nLikely cause: {cause}.\nAll that is known: {self.folder / STOPPED}"
+            f"Epoch {trainer.current_epoch + 1}, step {step['step']} ({step['split']}): {what} is no number, NaN or "
+            f"infinite; {seen}.{images}\nLikely cause: {cause}.\nAll that is known: {self.folder / STOPPED}"
         )
 
 
