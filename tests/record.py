@@ -38,29 +38,32 @@ class Record:
     """
 
     def __init__(self, page: Path = PAGE):
-        self.page, self.rows, self.changed = page, {section: {} for section in SECTIONS}, False
-        section = None
-        for line in page.read_text().splitlines() if page.is_file() else ():
-            if line.startswith("## "):
-                section = line[3:]
-            elif section in self.rows and (found := re.match(r"\| (.*?) \| (.*) \|$", line)) and found[1] != "tried":
-                self.rows[section][found[1]] = found[2]
+        self.page, self.new = page, {section: {} for section in SECTIONS}
 
     def __call__(self, section: str, what: str, happened: str) -> None:
         """Note a row."""
         what, happened = (re.sub(r"\s+", " ", text.replace("|", "/")).strip() for text in (what, happened))
-        self.changed |= self.rows[section].get(what) != happened
-        self.rows[section][what] = happened
+        self.new[section][what] = happened
 
     def write(self) -> None:
-        """Write the page, if a row is new."""
-        if not self.changed:
+        """Write the page anew, with the rows that are new."""
+        if not any(self.new.values()):
             return
-        parts = [HEAD]
+        parts, before = [HEAD], self._before()
         for section, words in SECTIONS.items():
-            table = "\n".join(f"| {what} | {happened} |" for what, happened in sorted(self.rows[section].items()))
+            rows = sorted((before[section] | self.new[section]).items())
+            table = "\n".join(f"| {what} | {happened} |" for what, happened in rows)
             parts.append(f"## {section}\n\n{words}\n\n| tried | what happened |\n|---|---|\n{table}\n")
         self.page.write_text("\n".join(parts))
+
+    def _before(self) -> dict[str, dict[str, str]]:
+        rows, section = {section: {} for section in SECTIONS}, None
+        for line in self.page.read_text().splitlines() if self.page.is_file() else ():
+            if line.startswith("## "):
+                section = line[3:]
+            elif section in rows and (found := re.match(r"\| (.*?) \| (.*) \|$", line)) and found[1] != "tried":
+                rows[section][found[1]] = found[2]
+        return rows
 
 
 def plain(text: str, *folders: Path) -> str:

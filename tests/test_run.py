@@ -724,6 +724,29 @@ def test_two_processes_score_every_image_once_like_one(tmp_path):
     assert tables[0] == tables[1]
 
 
+def test_two_processes_learn_what_one_does_with_their_batches_together(tmp_path, tried):
+    """Gradients are averaged: with losses that are means over images or pixels, and without batch normalisation."""
+    states, tables = [], []
+    for name, extra in (
+        ("one", ["dataset.batch_size=4"]),
+        ("two", ["dataset.batch_size=2", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]),
+    ):
+        settings = [setting for setting in TINY if name == "one" or not setting.startswith("trainer=")]
+        script = [str(ROOT / "src" / "train.py"), *settings, "augment=thesis", "trainer.max_epochs=3", *extra]
+        done = python(*script, f"hydra.run.dir={tmp_path / name}", timeout=240)
+        assert done.returncode == 0, done.stderr
+        states.append(checkpoint(tmp_path / name, "last")["state_dict"])
+        tables.append(read_table(tmp_path / name / "per_image_test.csv"))
+        metrics = read_table(tmp_path / name / "metrics.csv")
+        assert [row["step"] for row in metrics] == [3, 6, 9]
+    change = max(float((states[0][key] - states[1][key]).abs().max()) for key in states[0])
+    assert change < 1e-5
+    assert [row["image"] for row in tables[0]] == [row["image"] for row in tables[1]]
+    assert [row["dice"] for row in tables[0]] == pytest.approx([row["dice"] for row in tables[1]], abs=1e-3)
+    words = "weights of all layers within 1e-5 of one process with the batches together; each image scored once"
+    tried("The same again", "two processes (DDP on the CPU, gloo)", words)
+
+
 # --- sweeps -----------------------------------------------------------------------------------------------------------
 
 

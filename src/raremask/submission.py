@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from raremask import BadInput
 from raremask.data.pairing import read_csv
 from raremask.runlengths import RunLengths, compress, to_counts
+from raremask.tables import FORMULA
 
 NAMES = ("stem", "file", "number")
 
@@ -58,6 +60,12 @@ class Submission:
     def of_runs(self, runs: Mapping[str, str]) -> str:
         """Return the table as CSV of masks that are written already."""
         named = self.names(runs)
+        if formulas := [name for name in named.values() if isinstance(name, str) and FORMULA.match(name)]:
+            warnings.warn(
+                f"{formulas[0]} and {len(formulas) - 1} other names stand in {self.file} as the competition has them, "
+                "and a spreadsheet would compute them: do not open it in a spreadsheet.",
+                stacklevel=2,
+            )
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.header)

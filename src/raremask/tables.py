@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from raremask import BadInput
+
 #: Columns that hold names, even if they look like numbers.
 TEXT = ("image", "group", "split", "twin", "twin_group", "twin_split", "runs")
 #: How a cell begins that a spreadsheet would compute, with any apostrophes of ours before it.
@@ -30,12 +32,19 @@ class _Lines(list):
 
 
 def read_table(path: Path) -> list[dict[str, float | str]]:
-    """Read a CSV of :func:`text`: numbers but for the columns of text; an empty cell is left out."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [
-            {key: as_it_was(cell) if key in TEXT else _number(cell) for key, cell in row.items() if cell}
-            for row in csv.DictReader(file)
-        ]
+    """Read a CSV of :func:`text`: numbers but for the columns of text; an empty cell is left out.
+
+    Raises:
+        BadInput: If it cannot be read, or is damaged.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [
+                {key: as_it_was(cell) if key in TEXT else _number(cell) for key, cell in row.items() if cell}
+                for row in csv.DictReader(file, strict=True)
+            ]
+    except (OSError, ValueError, TypeError, AttributeError, csv.Error) as error:
+        raise BadInput(f"{path} is missing or damaged ({type(error).__name__}: {error})") from error
 
 
 def _number(cell: str) -> int | float:

@@ -72,6 +72,9 @@ def table(path: Path) -> list[dict[str, str]]:
     rows = read_csv(path, needed=("image", "mask"), perhaps=("group", "split"))
     problems, seen = [], set()
     for number, row in enumerate(rows, start=2):
+        if "\0" in row["image"] + row["mask"]:
+            problems.append(f"line {number}: no file can have a name with a null byte")
+            continue
         file = (path.parent / row["image"]).resolve()
         if not row["image"] or not row["mask"]:
             problems.append(f"line {number} needs an image and a mask")

@@ -1,5 +1,6 @@
 """Reads image and mask files, and says what is wrong with one that cannot be read."""
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image, ImageOps
 
 from raremask import BadInput
 
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it stumbles over is said in one line, with the file
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF")  # of Pillow; no other decoder sees a file
 MAX_PIXELS = 80_000_000  # the largest image of ISIC has 30 million
 SOFT = 1.25  # a mask whose foreground would grow by a quarter with another threshold deserves a word
@@ -136,6 +138,8 @@ def _read(path: Path) -> np.ndarray:
         raise BadInput(f"{path}: is no {', '.join(FORMATS)} image, whatever its name says") from error
     except Exception as error:  # decoders raise whatever they stumble over; to the user it is one thing
         raise BadInput(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
+    if not pixels.size:
+        raise BadInput(f"{path}: has no pixels")
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
     if pixels.ndim == 3 and pixels.shape[2] == 1:
