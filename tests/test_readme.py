@@ -18,7 +18,7 @@ COMMANDS = re.findall(
 
 
 def test_the_readme_shows_commands():
-    assert len(COMMANDS) == 15
+    assert len(COMMANDS) == 16
 
 
 @pytest.mark.parametrize(("script", "arguments"), COMMANDS, ids=lambda value: value.strip())

@@ -23,7 +23,7 @@ from raremask.losses.boundary import BoundaryGaussian
 from raremask.losses.overlap import Tversky
 from raremask.losses.pixel import WeightedBCE
 from raremask.metrics.overlap import baselines, summary
-from raremask.runfolder import write_table, write_text
+from raremask.runfolder import write_figure, write_table, write_text
 
 FIGURES = ("fingerprint", "examples", "weights", "twins")  # files that a description may have
 SIGMAS = (1, 3, 6, 10)  # pixels, as in the thesis' figure
@@ -316,7 +316,7 @@ def describe(data: ImageMaskData, name: str, folder: Path, empty: str) -> None:
     for file in FIGURES:
         (folder / f"{file}.png").unlink(missing_ok=True)  # of an older description
     for file, figure in drawn.items():
-        figure.savefig(folder / f"{file}.png", dpi=110)
+        write_figure(folder / f"{file}.png", figure, dpi=110)
     numbers = print_of | {
         "dataset": name,
         "uninformed": floor,
@@ -345,9 +345,7 @@ def look_for_leaks(data: ImageMaskData, leaks_are: str, folder: Path) -> None:
         return
     titles = [f"{split} {picture.name}" for split, picture in placed]
     write_text(folder / "leaks.csv", leaks.table(found, data.placed()))
-    (folder / "figures").mkdir(exist_ok=True)
-    figure = figures.twins(found, titles, images)
-    figure.savefig(folder / "figures" / "leaks.png", dpi=120)
+    write_figure(folder / "figures" / "leaks.png", figures.twins(found, titles, images), dpi=120)
     tested = {index for pair in found for index in (pair.first, pair.second) if placed[index][0] == "test"}
     shown = "".join(f"\n  {titles[p.first]} is {titles[p.second]} ({p.likeness:.2f})" for p in found[:5])
     message = (

@@ -32,7 +32,7 @@ from raremask.interruption import Interruption
 from raremask.module import Segmenter
 from raremask.prediction import painter, predict_files
 from raremask.receipt import data_digest, write_receipt
-from raremask.runfolder import DEFAULT, begun, claimed, flat, read_status, status, summaries, write_text
+from raremask.runfolder import DEFAULT, begun, claimed, flat, read_status, status, summaries, write_figure, write_text
 from raremask.scoring import (
     choose,
     draw,
@@ -189,8 +189,7 @@ def evaluate(cfg: DictConfig) -> float:
     if cfg.figure == "comparison" and trainer.is_global_zero:
         rows = evaluation.comparison(runs, judged, cfg.split, shown)
         figure = gallery(rows, "", Paint(**cfg.figures), [run.name for run in runs])
-        out.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out / "comparison.png", dpi=120)
+        write_figure(out / "comparison.png", figure, dpi=120)
         print(f"Picture: {os.path.relpath(out)}/comparison.png")
     return summaries(judged[0].counts, runs[0].module.empty)["dice"]
 

@@ -1,5 +1,6 @@
 """What a run leaves behind: its state and its tables, each written whole or not at all."""
 
+import io
 import json
 import math
 import os
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -20,6 +21,9 @@ from filelock import FileLock, Timeout
 from raremask import BadInput, tables
 from raremask.metrics.overlap import COUNTS, baselines, score, summary
 from raremask.tables import TEXT, read_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STATUS = "status.json"
 LAST, PREVIOUS = Path("checkpoints/last.ckpt"), Path("checkpoints/previous.ckpt")
@@ -59,6 +63,13 @@ def _umask() -> int:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, UTF-8, in the same way; line ends stay as they are."""
     write_bytes(path, text.encode())
+
+
+def write_figure(path: Path, figure: "Figure", dpi: int) -> None:
+    """Write a figure of matplotlib as PNG in the same way."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
+    write_bytes(path, content.getvalue())
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

@@ -21,7 +21,7 @@ from raremask.metrics.image import image_scores
 from raremask.metrics.objects import count_objects
 from raremask.metrics.overlap import SCORES, pixel_counts, score, shares
 from raremask.module import Segmenter
-from raremask.runfolder import DEFAULT, write_scores, write_table, write_text
+from raremask.runfolder import DEFAULT, write_figure, write_scores, write_table, write_text
 from raremask.runlengths import RunLengths
 from raremask.selection import Choice, Selection, select
 from raremask.tables import read_table
@@ -257,6 +257,5 @@ def draw(
         ),
         "gallery_test": figures.gallery(rows, f"Test images: worst, median, best of {len(order)}", paint),
     }
-    (folder / "figures").mkdir(exist_ok=True)
     for name, figure in drawn.items():
-        figure.savefig(folder / "figures" / f"{name}.png", dpi=120)
+        write_figure(folder / "figures" / f"{name}.png", figure, dpi=120)

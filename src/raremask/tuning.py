@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 
 from raremask import BadInput
-from raremask.runfolder import write_text
+from raremask.runfolder import write_figure, write_text
 
 STUDY = "study.db"
 FACTOR = 4  # how far from a number in the config is looked, down and up
@@ -221,4 +221,4 @@ def write(
 ) -> None:
     """Write `best.yaml` and `study.png`; see :func:`recipe`."""
     write_text(folder / "best.yaml", recipe(study, command, choices, changes, monitor))
-    draw(study, monitor).savefig(folder / "study.png", dpi=120)
+    write_figure(folder / "study.png", draw(study, monitor), dpi=120)
