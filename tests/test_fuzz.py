@@ -38,6 +38,12 @@ def tries(number: int):
     return pytest.mark.parametrize("number", [min(300, number // 50), pytest.param(number, marks=pytest.mark.long)])
 
 
+@pytest.fixture
+def tried(tried):
+    """Note what the long run has tried; the short one tries the same with less."""
+    return lambda number, what, happened: tried(SECTION, what, happened) if number >= 10_000 else None
+
+
 def fuzz(number: int, strategy, check) -> None:
     """Call `check` with so many inputs."""
     relaxed = settings(max_examples=number, suppress_health_check=list(HealthCheck), database=None)
@@ -88,7 +94,7 @@ def test_run_lengths(number, tried):
             assert np.array_equal(style.read(style.write(mask), (5, 7)), mask)
 
     fuzz(number, text, check)
-    tried(SECTION, "run lengths: any text, any numbers", f"{number:,} texts, each in {len(STYLES)} styles")
+    tried(number, "run lengths: any text, any numbers", f"{number:,} texts, each in {len(STYLES)} styles")
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -118,7 +124,7 @@ def test_tables(number, tmp_path, tried):
                 call()
 
     fuzz(number, damaged(split, pairs, runs, nnunet, scores), check)
-    tried(SECTION, "tables of pairs, splits, run lengths and scores, damaged", f"{number:,} files, each read in 6 ways")
+    tried(number, "tables of pairs, splits, run lengths and scores, damaged", f"{number:,} files, each read in 6 ways")
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
@@ -157,7 +163,7 @@ def test_images(number, tmp_path, tried):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fuzz(number, damaged(*kinds), check)
-    tried(SECTION, "PNG, JPEG, BMP, GIF and TIFF files, damaged", f"{number:,} files, each read as image and as mask")
+    tried(number, "PNG, JPEG, BMP, GIF and TIFF files, damaged", f"{number:,} files, each read as image and as mask")
 
 
 # --- the files of a run -----------------------------------------------------------------------------------------------
@@ -201,4 +207,4 @@ def test_configs_and_other_files_of_a_run(number, tmp_path, tried):
 
     fuzz(number, st.tuples(damaged(text), damaged(facts)), check)
     shutil.rmtree(run)
-    tried(SECTION, "the config and the JSON files of a run, damaged", f"{number:,} folders, each with 5 damaged files")
+    tried(number, "the config and the JSON files of a run, damaged", f"{number:,} folders, each with 5 damaged files")

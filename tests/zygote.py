@@ -7,6 +7,7 @@ often each of FUNCTIONS was called.
 """
 
 import importlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -82,11 +83,10 @@ def watch(counts: Path, kill: dict | None) -> None:
 
 def watched(function, name: str, counts: Path, kill: dict):
     """Return the function, counting and killing."""
-    called = 0
+    numbers = itertools.count(1)  # threads call, too
 
     def call(*arguments, **more):
-        nonlocal called
-        called += 1
+        called = next(numbers)
         with counts.open("a") as file:
             file.write(f"{name}\n")
         if (name, called) == (kill.get("function"), kill.get("call")):
