@@ -115,17 +115,20 @@ def _areas(pixels: np.ndarray, values: Iterable[int]) -> list[int]:
 
 
 def _is_jpeg(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"\xff\xd8"
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == b"\xff\xd8"
+    except OSError as error:  # it was there a moment ago
+        raise BadInput(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
 
 
 def _read(path: Path) -> np.ndarray:
     """Pixels as `(H, W)`, `(H, W, 3)` or `(H, W, 4)`, uint8 or uint16."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise BadInput(f"{path}: the file is empty (0 bytes)")
     try:
+        if path.stat().st_size == 0:
+            raise BadInput(f"{path}: the file is empty (0 bytes)")
         with path.open("rb") as file:
             tiff = file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
         # tifffile, because Pillow refuses the photometric tag of CVC-ClinicDB's originals
