@@ -132,6 +132,18 @@ def weights_changed(run):
     torch.save(content, file)
 
 
+def table_gone(run):
+    (run / "per_image_test.csv").unlink()
+
+
+def cell_that_is_none(run):
+    file = run / "per_image_test.csv"
+    lines = file.read_text().splitlines()
+    cells = lines[1].split(",")
+    cells[lines[0].split(",").index("dice")] = "nan"
+    file.write_text("\n".join([lines[0], ",".join(cells), *lines[2:]]) + "\n")
+
+
 def data_changed(run):
     file = run / ".hydra" / "config.yaml"
     file.write_text(file.read_text().replace("data_seed: 0", "data_seed: 1"))
@@ -149,16 +161,19 @@ def split_changed(run):
     [
         (table_changed, "scores of test differ by up to"),
         (weights_changed, "scores of test differ by up to"),
+        (table_gone, "there was no table of test to compare with"),
+        (cell_that_is_none, "scores of test differ by up to inf"),
         (data_changed, "the images or masks are others than the run was trained on"),
         (split_changed, "split.csv has been changed"),
         (lambda run: (run / "receipt.json").unlink(), "what the run was made of is not known"),
     ],
-    ids=["a score in its table", "its weights", "its data", "its split", "no receipt"],
+    ids=["a score", "its weights", "no table", "a score that is no number", "its data", "its split", "no receipt"],
 )
 def test_verify_notices_what_has_been_changed(run, command, change, words, request, tried):
     change(run)
-    with pytest.raises(BadInput, match=words):
-        command("evaluate.py", f"run={run}", "verify=true")
+    for _ in range(2):  # nothing is mended by asking
+        with pytest.raises(BadInput, match=words):
+            command("evaluate.py", f"run={run}", "verify=true")
     what = request.node.callspec.id
     tried(SECTION, f"evaluate.py verify=true after a change: {what}", f"exit code 2: {words}")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -18,9 +19,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from conftest import ROOT, TINY, saved
 from raremask import BadInput
 from raremask.building import build_trainer, load_config
+from raremask.commandline import run_folder
 from raremask.data.phantom import Phantom
 from raremask.metrics.overlap import baselines, summary
-from raremask.runfolder import read_counts
+from raremask.runfolder import claimed, read_counts
 from raremask.runlengths import RunLengths
 from raremask.selection import Selection
 from raremask.tables import read_table
@@ -658,6 +660,30 @@ def test_a_cosine_is_not_made_longer(train, command):
         command("train.py", f"resume={folder}", "trainer.max_epochs=3")
 
 
+def test_a_setting_that_is_none_does_not_spoil_the_run_that_it_was_typed_for(run, command, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    before = (folder / ".hydra" / "config.yaml").read_text()
+    with pytest.raises(InstantiationException, match="max_epoch"):
+        command("train.py", f"resume={folder}", "+trainer.max_epoch=7")
+    assert (folder / ".hydra" / "config.yaml").read_text() == before
+    with claimed(folder):
+        done = python(str(ROOT / "src" / "train.py"), f"resume={folder}", "trainer.max_epochs=7")
+    assert done.returncode != 0
+    assert "Another process is training into" in done.stderr
+    assert (folder / ".hydra" / "config.yaml").read_text() == before
+
+
+@pytest.mark.filterwarnings("ignore:.*is damaged.*The last epoch is scored in its place")
+def test_a_damaged_best_checkpoint_does_not_lose_the_training(run, command, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    (folder / "checkpoints" / "best.ckpt").write_bytes(b"PK")
+    command("train.py", f"resume={folder}")
+    assert state(folder)["scored"] == "the last epoch, for best.ckpt is damaged"
+    assert state(folder)["state"] == "done"
+
+
 def test_a_resumed_run_is_not_another(run, command):
     folder, _ = run
     with pytest.raises(BadInput, match=r"only trainer.<setting>=<value> may change"):
@@ -678,6 +704,13 @@ def test_several_processes_and_a_multirun_are_refused(tmp_path):
     done = python(str(ROOT / "src" / "train.py"), "-m", *settings, cwd=tmp_path)
     assert done.returncode == 1
     assert "A multirun trains with one process per job" in done.stderr
+
+
+@pytest.mark.parametrize("interval", [0.5, 3, 1])
+def test_validation_within_an_epoch_is_refused(train, interval):
+    """Its checkpoint would be one of the middle of an epoch."""
+    with pytest.raises(BadInput, match="an epoch is validated when it ends"):
+        train(f"+trainer.val_check_interval={interval}")
 
 
 def test_validation_less_often_than_every_epoch_is_refused(train):
@@ -745,6 +778,43 @@ def test_two_processes_learn_what_one_does_with_their_batches_together(tmp_path,
     assert [row["dice"] for row in tables[0]] == pytest.approx([row["dice"] for row in tables[1]], abs=1e-3)
     words = "weights of all layers within 1e-5 of one process with the batches together; each image scored once"
     tried("The same again", "two processes (DDP on the CPU, gloo)", words)
+
+
+BROKEN_LOSS = """
+import os
+from raremask.losses.pixel import BCE
+
+class Broken(BCE):
+    calls = 0
+
+    def forward(self, logits, mask):
+        Broken.calls += 1
+        loss = super().forward(logits, mask)
+        return loss * float("nan") if os.environ.get("LOCAL_RANK") == "1" and Broken.calls > 4 else loss
+"""
+
+
+def test_of_two_processes_that_is_named_in_which_a_number_went_wrong_first(tmp_path):
+    """The second one is at fault; the first one only gets its gradient."""
+    (tmp_path / "broken.py").write_text(BROKEN_LOSS)
+    settings = [setting for setting in TINY if not setting.startswith("trainer=")]
+    settings += ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "dataset.batch_size=1"]
+    settings += ["loss=bce", "loss._target_=broken.Broken", f"hydra.run.dir={tmp_path / 'run'}"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = python(str(ROOT / "src" / "train.py"), *settings, env=environment, timeout=240)
+    assert done.returncode == 2, done.stderr
+    stopped = json.loads((tmp_path / "run" / "stopped.json").read_text())
+    assert stopped["no_number"] == "the loss"
+    assert stopped["step"] == 4  # a batch of validation came before
+    assert "the formula of Broken" in state(tmp_path / "run")["reason"]
+
+
+def test_processes_that_slurm_starts_share_a_folder(tmp_path, monkeypatch):
+    for name, value in {"SLURM_JOB_ID": "12", "SLURM_NTASKS": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert run_folder(None, "outputs/runs/cvc/dice/2026") == "outputs/runs/cvc/dice/slurm-12"
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert run_folder(None, "outputs/runs/cvc/dice/2026") == "outputs/runs/cvc/dice/2026"
 
 
 # --- sweeps -----------------------------------------------------------------------------------------------------------

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from raremask import BadInput
+from raremask import BadInput, runfolder
 from raremask.runfolder import (
     alive,
     beside_baselines,
@@ -147,3 +148,13 @@ def test_two_tables_are_compared_image_by_image(tmp_path):
 def test_a_missing_table_asks_whether_the_run_has_ended(tmp_path):
     with pytest.raises(BadInput, match="has the run ended"):
         read_counts(tmp_path / "per_image_test.csv")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_disk_that_knows_no_locks_is_said_and_used(tmp_path, monkeypatch, number):
+    def lockf(*arguments):
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr(runfolder.fcntl, "lockf", lockf)
+    with pytest.warns(UserWarning, match="cannot be locked"), runfolder.claimed(tmp_path / "run"):
+        pass

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -41,6 +42,13 @@ FUNCTIONS = {
 }
 
 
+def kill_all(kill: dict) -> None:
+    """Send the signal to this process and its workers, from outside, as a shell or SLURM does."""
+    command = ["kill", f"-{kill['signal']}", "--", f"-{os.getpgid(0)}"]
+    subprocess.run(command, check=True, start_new_session=True)
+    time.sleep(0.5)
+
+
 def kill_worker(kill: dict) -> None:
     """Kill a worker of the loader, as the system does when memory is short."""
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
@@ -60,7 +68,7 @@ def set_clock_back(kill: dict) -> None:
 
 ACTIONS = {
     "kill": lambda kill: os.kill(os.getpid(), kill["signal"]),
-    "kill all": lambda kill: os.killpg(0, kill["signal"]),
+    "kill all": kill_all,
     "kill worker": kill_worker,
     "out of memory": run_out_of_memory,
     "clock": set_clock_back,

@@ -1,6 +1,7 @@
 """From a config to objects: datasets, networks, losses, optimisers, the Trainer; here things are instantiated."""
 
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,8 @@ TARGETS = (
     "lightning.pytorch.callbacks",
     "lightning.pytorch.loggers",
 )
+#: `${a.b}`, `${oc.env:NAME,default}`, `${now:...}`, `${hydra:...}`, without anything inside that is resolved again.
+PLAIN_REFERENCE = re.compile(r"(?<!\\)\$\{(?:[\w.]+|(?:oc\.env|now|hydra):[^${}\\]*)\}")
 NETWORKS = ("raremask.nets", "segmentation_models_pytorch")  # what a model from elsewhere may be made of
 
 
@@ -57,13 +60,13 @@ def load_config(folder: Path) -> DictConfig:
         if (folder / AUTO).is_file():
             for key, value in json.loads((folder / AUTO).read_text(encoding="utf-8")).items():
                 OmegaConf.update(cfg, key, value)
+        check_targets(OmegaConf.to_container(cfg), file)  # before anything is resolved
         if missing := [key for key in PARTS if not OmegaConf.is_dict(cfg.get(key))]:
             raise BadInput(f"{file} is not the config of a run, or damaged: it has no {missing[0]}.")
         if "encoder_weights" in cfg.model:
             cfg.model.encoder_weights = None  # they are in every checkpoint; nothing is fetched again
         if (folder / SPLIT).is_file():  # whatever has become of the dataset or the drawing
             cfg.split.fold, cfg.split.file = None, str(folder / SPLIT)
-        check_targets(OmegaConf.to_container(cfg), file)
     except (OSError, YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, KeyError) as error:
         if isinstance(error, BadInput):
             raise
@@ -75,6 +78,7 @@ def check_targets(node: Any, file: Path) -> None:
     """Refuse a config that asks for anything but classes of those packages that runs are made of.
 
     Names alone do not do: `raremask.nets.torch.load` would lead out. A class is looked up, and must come from there.
+    Nor may a value turn into something that asks, when it is resolved.
 
     Args:
         node: A config as plain values.
@@ -94,6 +98,11 @@ def check_targets(node: Any, file: Path) -> None:
     if isinstance(node, list):
         for one in node:
             check_targets(one, file)
+    if isinstance(node, str) and "${" in PLAIN_REFERENCE.sub("", node):
+        raise BadInput(
+            f"{file} has {node!r}. From the folder of a run only plain references to other settings, to the "
+            "environment and to the time are followed: others could make anything."
+        )
 
 
 def _is_known(target: object) -> bool:
@@ -211,6 +220,8 @@ def build_trainer(cfg: DictConfig, **parts: Any) -> pl.Trainer:
         raise BadInput(
             "trainer.check_val_every_n_epoch must be 1: the last checkpoint and the plateau follow every epoch."
         )
+    if cfg.get("val_check_interval", 1.0) not in (None, 1.0) or isinstance(cfg.get("val_check_interval"), int):
+        raise BadInput("trainer.val_check_interval must stay: an epoch is validated when it ends, and then saved.")
     precision = str(cfg.precision)  # 16 comes as a number
     if precision == "auto":
         bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)

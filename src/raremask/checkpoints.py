@@ -41,6 +41,8 @@ def read(file: Path, map_location: Any = "cpu") -> dict[str, Any]:
     Raises:
         BadInput: If it is damaged, or holds anything else, which loading would have to run.
     """
+    if not file.is_file():
+        raise BadInput(f"There is no {file}.")
     if wrong := damage(file):
         raise BadInput(f"{file} is damaged: {wrong}")
     try:
@@ -105,6 +107,7 @@ class RunCheckpoint(ModelCheckpoint):
             mode="max",
             auto_insert_metric_name=False,  # no `=` in a file's name: Hydra could not parse it
             enable_version_counter=False,
+            save_on_train_epoch_end=True,  # never in the middle of an epoch: a run goes on from where one ended
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -98,13 +98,13 @@ def _cause(kind: str, row: Mapping[str, float], before: Sequence[Mapping[str, fl
         row: The epoch in which it began.
         before: Some epochs before it.
     """
-    usual = [one["optim/grad_norm"] for one in before]
+    usual = [one["optim/grad_norm"] for one in before if math.isfinite(one["optim/grad_norm"])]
     if before and before[0].get("optim/stage", 1) < row.get("optim/stage", 1):
         return (
             "the switch to the second loss, with which it began",
             "a lower callbacks.switch.lr, a later callbacks.switch.epoch, or another second loss",
         )
-    if usual and row["optim/grad_norm"] > LEAP * float(np.median(usual)):
+    if usual and math.inf > row["optim/grad_norm"] > LEAP * float(np.median(usual)):
         return (
             f"a step too large (gradient {row['optim/grad_norm']:.2g}, before {np.median(usual):.2g})",
             "a lower optimizer.lr, or a lower trainer.gradient_clip_val",

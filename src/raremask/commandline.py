@@ -65,6 +65,8 @@ def run_folder(resume: str | None, new: str) -> str:
         BadInput: If the folder to resume is not that of a run.
     """
     if not resume:
+        several = int(os.environ.get("SLURM_NTASKS", 1)) > 1  # each process would have a time of its own
+        new = f"{Path(new).parent}/slurm-{slurm_job()}" if several and slurm_job() else new
         return str(queued_again(Path(new).parent) or new)
     check_run(resume)  # here, because next Hydra writes into the folder
     return resume

@@ -85,7 +85,9 @@ def same_images(runs: Sequence[Finished], split: str) -> None:
             )
 
 
-def score_again(trainer: pl.Trainer, run: Finished, split: str, checkpoint: str) -> tuple[Judged, float]:
+def score_again(
+    trainer: pl.Trainer, run: Finished, split: str, checkpoint: str, write: bool = True
+) -> tuple[Judged, float]:
     """Score a run on a split, print it, and compare it with the table that the run has left.
 
     Returns:
@@ -96,6 +98,7 @@ def score_again(trainer: pl.Trainer, run: Finished, split: str, checkpoint: str)
         run: What is scored.
         split: `val` or `test`.
         checkpoint: Which of its checkpoints its weights are.
+        write: Whether the table is written if there is none.
     """
     if split == "test":
         use_test(run.folder)
@@ -107,7 +110,9 @@ def score_again(trainer: pl.Trainer, run: Finished, split: str, checkpoint: str)
         print(format_scores({f"{split}, {checkpoint}.ckpt": rows.pop(BEST), **rows}))
         print(looks_at_test(run.folder))
         name = split if checkpoint == "best" else f"{split}_{checkpoint}"
-        change = compare_with_record(run.folder / f"per_image_{name}.csv", run, images, split)
+        table = run.folder / f"per_image_{name}.csv"
+        if write or table.is_file():
+            change = compare_with_record(table, run, images, split)
         if collapsed := collapse(*images.shares()):
             warnings.warn(collapsed, stacklevel=2)
     return images, change

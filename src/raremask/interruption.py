@@ -1,7 +1,7 @@
 """Ends a training in order when the system asks for it, so that the same command can go on.
 
-Exit codes of all entry points: 0 done; 1 something failed, and the reason is printed; 2 something to mend in the
-command or the data; 75 (try again) the system ended it, the same command goes on; 130 the user did, likewise.
+Exit codes of train.py: 0 done; 1 something failed, and the reason is printed; 2 something to mend in the
+command or the data; 75 (try again) the system ended it; 130 the user did.
 
 SLURM sends SIGTERM before it preempts or cancels a job, and the signal of `#SBATCH --signal=USR1@120` before its time
 is up. After SIGUSR1 the job is queued again by this room; after SIGTERM SLURM itself does that, if the job was
@@ -69,15 +69,21 @@ class Interruption(Callback):
         self._hear()
         try:
             yield
-        except Exception as error:
-            if self.asked is None:
-                raise
-            raise Interrupted(self.asked) from error  # a worker got the signal too, and its end looks like a fault
         finally:
             for one in self.heard:
                 signal.signal(one, before[one])
             if self.asked and self.asked.name == "SIGUSR1" and slurm_job() and rank_zero_only.rank == 0:
                 queue_again()
+
+    @contextmanager
+    def converting(self) -> Iterator[None]:
+        """Take an error that follows a signal for what it is: a process got it too, and its end looks like a fault."""
+        try:
+            yield
+        except Exception as error:
+            if self.asked is None:
+                raise
+            raise Interrupted(self.asked) from error
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Hear again: Lightning has put a handler of its own in place, which talks to other processes."""
@@ -102,9 +108,7 @@ class Interruption(Callback):
             signal.signal(one, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self.process:  # a worker of the loader, which has inherited this
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+        if os.getpid() != self.process:  # a worker of the loader has inherited this; it ends when the loader does
             return
         first, self.asked = self.asked is None, signal.Signals(number)
         if not (self.waiting and first):

@@ -2,8 +2,10 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from raremask.compare.results import Run
 from raremask.data.base import ImageMaskData
 from raremask.evaluation import Finished
 from raremask.figures import Paint, gallery
-from raremask.interruption import Interruption
+from raremask.interruption import Interrupted, Interruption
 from raremask.module import Segmenter
 from raremask.prediction import painter, predict_files
 from raremask.receipt import data_digest, write_receipt
@@ -45,6 +47,7 @@ from raremask.scoring import (
     write_split,
 )
 from raremask.selection import Selection
+from raremask.sentinels import STOPPED
 from raremask.shipped import Shipped
 from raremask.sweeps import differences
 from raremask.tables import read_table
@@ -85,6 +88,9 @@ def train(cfg: DictConfig, resume: bool = False) -> float:
             _check_claim(cfg, folder, resume)
             names = _choices(folder) | {"seed": cfg.seed, "empty": cfg.empty}
             results = ends.enter_context(status(folder, _seconds(folder) if resume else 0.0, **names))
+            (folder / STOPPED).unlink(missing_ok=True)
+            ends.enter_context(_how_to_go_on(folder))
+        ends.enter_context(interruption.converting())
         ends.enter_context(faults.explained(cfg.dataset.batch_size))
         return _train(cfg, folder, newest(folder) if resume else None, interruption, results)
 
@@ -108,6 +114,8 @@ def _train(
     callbacks = [*instantiate(cfg.callbacks).values(), interruption]
     loggers = list(instantiate(cfg.logger).values())
     trainer = build_trainer(cfg.trainer, callbacks=callbacks, logger=loggers)
+    if trainer.is_global_zero:
+        _keep_changes(cfg, folder)
     if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise BadInput("A multirun trains with one process per job. With trainer=ddp, start its jobs one by one.")
     for loss in (module.loss, *(callback.loss for callback in callbacks if isinstance(callback, LossSwitch))):
@@ -122,7 +130,12 @@ def _train(
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
 
     trainer.loggers = []  # the curves end here: the scores of the best checkpoint are no further epoch
-    load_weights(module, folder / "checkpoints" / "best.ckpt")
+    try:
+        load_weights(module, folder / "checkpoints" / "best.ckpt")
+    except BadInput as error:  # hours of training are not lost for that
+        warnings.warn(f"{error}. The last epoch is scored in its place.", stacklevel=2)
+        load_weights(module, newest(folder))
+        results["scored"] = "the last epoch, for best.ckpt is damaged"
     candidates = OmegaConf.to_container(cfg.selection)
     module.tile = candidates.pop("tile")
     choice = choose(trainer, data, module, **candidates)
@@ -140,6 +153,21 @@ def _train(
     results |= {"best": monitored, "epochs": trainer.current_epoch}
     say_what_came_out(folder, module.empty, judged["test"])
     return monitored
+
+
+@contextmanager
+def _how_to_go_on(folder: Path) -> Iterator[None]:
+    """Say what to type when a training was interrupted."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        what = (
+            f"Go on with: python src/train.py resume={os.path.relpath(folder)}"
+            if begun(folder)
+            else "No epoch had ended."
+        )
+        print(f"\nInterrupted. {what}", file=sys.stderr, flush=True)
+        raise
 
 
 def _seconds(folder: Path) -> float:
@@ -178,7 +206,7 @@ def evaluate(cfg: DictConfig) -> float:
     shown = evaluation.named(runs[0], cfg.split, cfg.images)
     parts = cfg.trainer if "trainer" in cfg else load_config(runs[0].folder).trainer
     trainer = build_trainer(parts, callbacks=[Progress()], logger=False, enable_checkpointing=False)
-    scored = [evaluation.score_again(trainer, run, cfg.split, cfg.checkpoint) for run in runs]
+    scored = [evaluation.score_again(trainer, run, cfg.split, cfg.checkpoint, not cfg.verify) for run in runs]
     judged = [images for images, _ in scored]
     if cfg.verify and trainer.is_global_zero:
         for run, (_, change) in zip(runs, scored, strict=True):
@@ -399,10 +427,16 @@ def _resumed(cfg: DictConfig) -> DictConfig:
             raise BadInput(
                 f"{change}: the cosine of this run ends at epoch {saved.trainer.max_epochs}, and past it rises."
             )
-    if changes:  # kept, or a longer run that is killed could not be resumed
-        saved = OmegaConf.merge(saved, OmegaConf.from_dotlist(changes))
+    return OmegaConf.merge(_saved(cfg.resume), OmegaConf.from_dotlist(changes))
+
+
+def _keep_changes(cfg: DictConfig, folder: Path) -> None:
+    """Keep what a resumed run changes of its trainer, or a longer run that is killed could not be resumed."""
+    file = folder / ".hydra" / "config.yaml"
+    saved = OmegaConf.load(file)
+    if saved.trainer != cfg.trainer:
+        saved.trainer = cfg.trainer
         write_text(file, OmegaConf.to_yaml(saved))
-    return _saved(cfg.resume)
 
 
 def _saved(folder: str) -> DictConfig:

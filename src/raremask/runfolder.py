@@ -16,11 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from raremask import BadInput, tables
 from raremask.metrics.overlap import COUNTS, baselines, score, summary
 from raremask.tables import TEXT, read_table
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -152,17 +156,16 @@ def claimed(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / LOCK).parent.mkdir(exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise BadInput(f"Another process is training into {folder} at this moment; wait for its end.") from error
-    except NotImplementedError:
-        warnings.warn(f"The file system of {folder} knows no locks: do not start a second run there.", stacklevel=3)
-    try:
+    with (folder / LOCK).open("a") as file:
+        try:
+            if fcntl is None:
+                raise OSError("this system has none")
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process alone: workers do not inherit it
+        except (BlockingIOError, PermissionError) as error:
+            raise BadInput(f"Another process is training into {folder} at this moment; wait for its end.") from error
+        except OSError as error:  # some disks of clusters
+            warnings.warn(f"{folder} cannot be locked ({error}): do not start a second run there.", stacklevel=3)
         yield
-    finally:
-        lock.release()
 
 
 def alive(folder: Path) -> bool:
@@ -291,12 +294,13 @@ def largest_change(before: Path, after: Path) -> float:
     one, other = ({row["image"]: row for row in read_table(path)} for path in (before, after))
     if one.keys() != other.keys():
         return math.inf
-    return max(
-        abs(one[image].get(column, math.inf) - value)
+    changes = [
+        abs(one[image].get(column, math.nan) - row.get(column, math.nan))
         for image, row in other.items()
-        for column, value in row.items()
+        for column in one[image].keys() | row.keys()
         if column not in TEXT
-    )
+    ]
+    return math.inf if any(map(math.isnan, changes)) else max(changes, default=0.0)  # a cell in one of them alone
 
 
 def beside_baselines(counts: Mapping[str, np.ndarray], empty: str) -> dict[str, dict[str, float]]:

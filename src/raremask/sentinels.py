@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_only
@@ -40,7 +41,8 @@ class FiniteNumbers(Callback):
     """Ends the training at the first loss, gradient or weight that is no number, and names the images and the cause.
 
     What is found stands in `stopped.json`. With float16 a step whose gradient overflows is skipped by design; many in a
-    row are warned of. On a GPU steps are looked at in batches of `every`, so that none waits for the host.
+    row are warned of. On a GPU steps are looked at in batches of `every`, so that none waits for the host;
+    several processes look together, and name the images of the one that was first.
 
     Args:
         folder: Of the run.
@@ -79,34 +81,50 @@ class FiniteNumbers(Callback):
         self._look(trainer, module)
         broken = [name for name, weight in module.net.named_parameters() if not weight.isfinite().all()]
         if broken:
-            step = {"split": "train", "step": trainer.global_step, "images": []}
+            step = {"split": "train", "step": trainer.global_step, "images": [], "norms": list(self.norms)}
             cause = "the steps are too large: try a tenth of optimizer.lr"
             self._stop(trainer, step, "a weight", f"it is in {broken[0]}", cause)
 
     def _take(self, split: str, trainer: Trainer, module: LightningModule, batch: dict[str, Any]) -> None:
         computed = module.computed
-        finite = [computed[name].isfinite().all() for name in ("logits", "loss", "gradient") if name in computed]
-        values = torch.stack([computed[name].float() for name in ("loss", "gradient") if name in computed])
-        step = {"split": split, "step": trainer.global_step, "images": batch["name"]}
-        self.steps.append(step | {"finite": torch.stack(finite), "values": values})
-        if module.device.type == "cpu" or len(self.steps) >= self.every:
+        # the largest logit, the loss and the gradient's norm: a NaN among many stays one in all of them
+        values = [
+            computed["logits"].abs().max(),
+            *(computed[name] for name in ("loss", "gradient") if name in computed),
+        ]
+        values = torch.stack([value.detach().float() for value in values])
+        self.steps.append({"split": split, "step": trainer.global_step, "images": batch["name"], "values": values})
+        if trainer.world_size > 1:  # all processes look at the same moment; validation may have more steps in one
+            due = split == "train" and len(self.steps) >= self.every
+        else:
+            due = module.device.type == "cpu" or len(self.steps) >= self.every
+        if due:
             self._look(trainer, module)
 
     def _look(self, trainer: Trainer, module: LightningModule) -> None:
         """Read what the steps since the last look have left on the device."""
         steps, self.steps = self.steps, []
-        if not steps:
-            return
         scaler = getattr(trainer.precision_plugin, "scaler", None)
+        wrong = None
         for step in steps:
-            finite, values = step["finite"].tolist(), step["values"].tolist()
+            step["values"] = step["values"].tolist()
+            step["finite"] = [math.isfinite(value) for value in step["values"]]
+            held = all(step["finite"])
             if scaler is not None and step["split"] == "train":
-                self._count_overflow(all(finite))
-                if not all(finite) and self.overflows < HOPELESS:
-                    continue  # the scaler has skipped it
-            if not all(finite):
-                self._stop(trainer, step, *self._why(finite, module))
-            self.norms.extend(values[1:])
+                self._count_overflow(held)
+                held = held or self.overflows < HOPELESS  # the scaler has skipped it
+            if not held:
+                wrong = step | {"norms": list(self.norms)}
+                break
+            self.norms.extend(norm for norm in step["values"][2:] if math.isfinite(norm))
+        if trainer.world_size > 1:
+            found: list[dict[str, Any] | None] = [None] * trainer.world_size
+            dist.all_gather_object(found, wrong)
+            # the first step, and of several processes that whose number went wrong first: the others got it from there
+            found = sorted((one for one in found if one), key=lambda one: (one["step"], one["finite"].index(False)))
+            wrong = found[0] if found else None
+        if wrong:
+            self._stop(trainer, wrong, *self._why(wrong, module))
 
     def _count_overflow(self, held: bool) -> None:
         self.overflows = 0 if held else self.overflows + 1
@@ -117,9 +135,9 @@ class FiniteNumbers(Callback):
                 stacklevel=2,
             )
 
-    def _why(self, finite: list[bool], module: LightningModule) -> tuple[str, str, str]:
+    def _why(self, step: dict[str, Any], module: LightningModule) -> tuple[str, str, str]:
         """Say what is no number, the first in the order of computation; what was seen of it; and the likely cause."""
-        norms, loss = list(self.norms), type(module.loss).__name__
+        finite, norms, loss = step["finite"], step["norms"], type(module.loss).__name__
         if not finite[0]:
             grown = len(norms) > 2 and norms[-1] > LEAP * float(np.median(norms[:-1]))
             usual = f", {np.median(norms[:-1]):.3g} usually" if grown else ""
@@ -132,7 +150,7 @@ class FiniteNumbers(Callback):
         if not finite[1]:
             return (
                 "the loss",
-                f"the network's output is one, up to {module.computed['logits'].abs().max():.3g}",
+                f"the network's output is one, up to {step['values'][0]:.3g}",
                 f"the formula of {loss}: raremask.losses.check_loss looks for such faults",
             )
         return (
@@ -157,11 +175,12 @@ class FiniteNumbers(Callback):
             "no_number": what,
             "seen": seen,
             "likely_cause": cause,
-            "gradient_norms_before": [norm if math.isfinite(norm) else str(norm) for norm in self.norms],
+            "gradient_norms_before": step["norms"],
             "lr": [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups],
             "precision": str(trainer.precision),
         }
-        write_text(self.folder / STOPPED, json.dumps(facts, indent=2) + "\n")
+        if trainer.is_global_zero:
+            write_text(self.folder / STOPPED, json.dumps(facts, indent=2) + "\n")
         images = f"\nImages: {', '.join(step['images'][:8])}" if step["images"] else ""
         raise BadInput(
             f"Epoch {trainer.current_epoch + 1}, step {step['step']} ({step['split']}): {what} is no number, NaN or "
@@ -199,6 +218,11 @@ class CollapseSentinel(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what it had seen."""
         self.epochs, self.said = state_dict["epochs"], state_dict["said"]
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """End at once if it had asked for the end before; Lightning does not remember."""
+        if self.stop and self.said:
+            trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Look at the epoch."""

@@ -79,7 +79,7 @@ def goes_on(cfg: DictConfig) -> bool:
         BadInput: If the folder holds a run that is not to be gone on with.
     """
     folder = Path(cfg.folder)
-    if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # a process that the first one has started, after it decided
+    if any(int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):  # the first one decides
         return begun(folder)
     what, why = decide(cfg, folder)
     if what == "skip":

@@ -31,6 +31,7 @@ from raremask.data.samples import (
     Transform,
     as_floats,
     collate,
+    deaf_worker,
     process,
 )
 from raremask.data.splits import SPLITS, Split
@@ -353,6 +354,7 @@ class ImageMaskData(LightningDataModule):
             sampler=sampler,
             num_workers=self.workers,
             collate_fn=collate,
+            worker_init_fn=deaf_worker,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own, or making an iterator would move the global random state

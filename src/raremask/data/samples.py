@@ -4,6 +4,7 @@
 out the seeds; :func:`collate` makes batches of samples.
 """
 
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -194,6 +195,17 @@ class ShareSampler(Sampler[int]):
     def _range(self) -> tuple[int, int, int]:
         rank, world = process()
         return rank, self.length, world
+
+
+def deaf_worker(number: int) -> None:
+    """Let a worker not hear signals: those to a whole job are for its main process, which ends its workers.
+
+    Args:
+        number: Of the worker; all do alike.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):  # Windows has no SIGUSR1
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def process() -> tuple[int, int]:
