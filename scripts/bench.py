@@ -106,7 +106,7 @@ class Clock(Callback):
     """
 
     def __init__(self, between: Callable[[], None]):
-        self.between, self.steps, self.epochs, self.ends = between, [], [], []
+        self.between, self.steps, self.epochs, self.training, self.ends = between, [], [], [], []
 
     def on_train_epoch_start(self, *more: Any) -> None:
         """Start."""
@@ -115,6 +115,11 @@ class Clock(Callback):
     def on_train_batch_end(self, *more: Any) -> None:
         """Note the end of a step; the next one's time begins here, loader and hooks included."""
         self.ends.append(time.perf_counter())
+
+    def on_validation_start(self, trainer: Any, *more: Any) -> None:
+        """Note how long the steps of training took."""
+        if not trainer.sanity_checking:
+            self.training.append(time.perf_counter() - self.began)
 
     def on_train_epoch_end(self, *more: Any) -> None:
         """Note the epoch, and do the other thing."""

@@ -156,8 +156,12 @@ def test_a_dataset_may_vanish_once_it_is_read_and_is_missed_when_the_run_goes_on
     assert code == 2
     words = last_words(trainings.log("vanished"), data.parent)
     assert "no such folder" in words
-    tried(SECTION, "it vanishes during training", "nothing: all images are in memory; the run ends as if it were there")
-    tried(SECTION, "it has vanished when a run is to go on", f"exit code 2: {words}")
+    tried(
+        SECTION,
+        "the dataset's folder vanishes during training",
+        "nothing: all images are in memory; the run ends as if it were there",
+    )
+    tried(SECTION, "the dataset's folder has vanished when a run is to go on", f"exit code 2: {words}")
 
 
 def test_a_folder_that_another_process_trains_into_is_refused(trainings, tried):

@@ -105,14 +105,14 @@ OUTSIDE = {
         "entrypoint": "touch",
         "args": ["sprung"],
     },
-    "the same by a way through torch.nn": {"_target_": "torch.nn.modules.module.torch.hub.load", "repo_or_dir": "x"},
+    "a way out through torch.nn": {"_target_": "torch.nn.modules.module.torch.hub.load", "repo_or_dir": "x"},
     "a function of ours": {"_target_": "raremask.runfolder.write_text", "path": "sprung", "text": ""},
     "a name that is put together": {"_target_": "${oc.env:NAME,os.system}", "command": "touch sprung"},
     "something that is no name": {"_target_": 7},
-    "what a value makes when it is resolved": "${oc.create:{_target_:os.system,command:touch}}",
-    "the same, read from text": "${oc.decode:'{_target_: os.system, command: touch}'}",
-    "the same, escaped once": "\\${oc.create:{_target_:os.system,command:touch}}",
-    "the same within a reference": "${oc.env:X,${oc.create:{_target_:os.system,command:touch}}}",
+    "what a value becomes when it is resolved": "${oc.create:{_target_:os.system,command:touch}}",
+    "what a text becomes when it is decoded": "${oc.decode:'{_target_: os.system, command: touch}'}",
+    "a value that is escaped once": "\\${oc.create:{_target_:os.system,command:touch}}",
+    "a reference within a reference": "${oc.env:X,${oc.create:{_target_:os.system,command:touch}}}",
 }
 
 
@@ -242,4 +242,4 @@ def test_a_submission_keeps_names_as_the_competition_has_them_and_says_so(tried)
     table = Submission(["img", "pixels"], "stem", RunLengths())
     with pytest.warns(UserWarning, match="do not open it in a spreadsheet"):
         assert table.of_runs({"=1+1.png": "1 1"}) == "img,pixels\n=1+1,1 1\n"
-    tried(SECTION, "the same in a submission, whose names a competition prescribes", "kept, with a warning")
+    tried(SECTION, "names that begin with = in a submission, as a competition prescribes them", "kept, with a warning")

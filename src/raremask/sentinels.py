@@ -150,12 +150,12 @@ class FiniteNumbers(Callback):
         if not finite[1]:
             return (
                 "the loss",
-                f"the network's output is one, up to {step['values'][0]:.3g}",
+                f"the network's output is a number, up to {step['values'][0]:.3g}",
                 f"the formula of {loss}: raremask.losses.check_loss looks for such faults",
             )
         return (
             "the gradient",
-            "the loss is one",
+            "the loss is a number",
             f"the derivative of {loss}, such as a root at 0: raremask.losses.check_loss looks for such faults",
         )
 
