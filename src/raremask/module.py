@@ -1,6 +1,7 @@
 """The LightningModule: what happens to a batch."""
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -83,12 +84,12 @@ class Segmenter(LightningModule):
         self._log_probabilities(torch.sigmoid(logits.float()), batch["mask"])
 
     def predict_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        """Hand each image's index and probability `(height, width)` float32, at native size, to `receive`."""
+        """Hand each image's index and probability `(height, width)` float32 at native size to `receive`, in threads."""
         probabilities = Predictor([self.net, *self.others], self.views, self.tile)(batch["image"])
-        for index, probability, size, box in zip(
-            batch["index"].tolist(), probabilities, batch["size"], batch["box"], strict=True
-        ):
-            self.receive(index, to_native(probability[None], size, box)[0, 0].float().cpu().numpy())
+        samples = zip(probabilities, batch["size"], batch["box"], strict=True)
+        native = [to_native(image[None], size, box)[0, 0].float().cpu().numpy() for image, size, box in samples]
+        with ThreadPoolExecutor() as pool:  # scoring an image keeps one core busy, and the network waits
+            list(pool.map(self.receive, batch["index"].tolist(), native))
 
     def on_train_epoch_start(self) -> None:
         """Seed the random numbers of this epoch."""
