@@ -8,7 +8,7 @@ from raremask import commandline, sweeps
 
 def train(cfg: DictConfig, resume: bool = False) -> float:
     """Train; torch is imported only now, after the command line has been judged: it takes seconds."""
-    from raremask.run import train
+    from raremask.training import train
 
     return train(cfg, resume)
 

@@ -16,10 +16,10 @@ from omegaconf import OmegaConf
 from conftest import ROOT, colour, saved, square
 from raremask import BadInput
 from raremask.data.augment import Augment
-from raremask.data.base import letterbox
 from raremask.data.course import Course
 from raremask.data.cvc import CVC, LAST_FRAMES, sequence
 from raremask.data.drive import DRIVE
+from raremask.data.fitting import letterbox
 from raremask.data.folder import Folder
 from raremask.data.isic2018 import ISIC2018
 from raremask.data.nerve import Nerve

@@ -190,7 +190,7 @@ def test_a_collapse_that_ends_a_training_ends_it_when_it_goes_on(trainings):
     """False positives cost nothing here, so everything is painted white."""
     settings = (*TINY, "trainer.max_epochs=30", "optimizer.lr=0.03", "loss=tversky", "loss.alpha=0", "loss.beta=1")
     settings += ("callbacks.collapse.stop=true", "callbacks.collapse.patience=2")
-    for name, kill in (("stops", {}), ("stops_killed", {"function": "raremask.run:write_split", "call": 1})):
+    for name, kill in (("stops", {}), ("stops_killed", {"function": "raremask.training:write_split", "call": 1})):
         code, _ = trainings.train(name, *settings, signal=signal.SIGKILL, **kill)
         assert code == (-signal.SIGKILL if kill else 0), trainings.log(name)
     code, _ = trainings.train("stops_killed", *settings)

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 
 from conftest import ROOT
-from raremask import BadInput, run
+from raremask import BadInput, training
 from raremask.building import build_trainer
 from raremask.collapse import diagnose
 from raremask.losses.pixel import BCE
@@ -85,7 +85,7 @@ def half_precision(monkeypatch):
         made.strategy.precision_plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
         return made
 
-    monkeypatch.setattr(run, "build_trainer", trainer)
+    monkeypatch.setattr(training, "build_trainer", trainer)
 
 
 def test_overflow_of_float16_is_warned_of_and_ends_when_it_never_ceases(

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 import raremask.building
-import raremask.run  # noqa: F401  # everything heavy, once
+import raremask.training  # noqa: F401  # everything heavy, once
 
 SCRIPT = Path(__file__).parents[1] / "src" / "train.py"
 #: Where trainings are killed, and what that is.
@@ -37,7 +37,7 @@ FUNCTIONS = {
     "os:fsync": "while a file is written, a checkpoint among them",
     "pathlib:Path.replace": "before a written file, a checkpoint among them, gets its name",
     "raremask.module:Segmenter.predict_step": "while images are scored",
-    "raremask.run:write_split": "between two tables",
+    "raremask.training:write_split": "between two tables",
     "raremask.data.base:ImageMaskData.arrays": "while images are read",
 }
 

@@ -74,6 +74,24 @@ def load_config(folder: Path) -> DictConfig:
     return cfg
 
 
+def choices_of(folder: Path) -> dict[str, str]:
+    """Return what was chosen from each group, by name, as Hydra noted it when a run began.
+
+    Raises:
+        BadInput: If that is damaged or missing.
+    """
+    file = folder / ".hydra" / "hydra.yaml"
+    try:
+        chosen = dict(OmegaConf.load(file).hydra.runtime.choices)
+    except (OSError, YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
+        raise BadInput(f"{file} is damaged or missing ({type(error).__name__}: {error})") from error
+    return {
+        group.replace("loss@callbacks.switch.loss", "second_loss"): choice
+        for group, choice in chosen.items()
+        if choice is not None and not group.startswith("hydra")
+    }
+
+
 def check_targets(node: Any, file: Path) -> None:
     """Refuse a config that asks for anything but classes of those packages that runs are made of.
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from raremask import BadInput, figures
 from raremask.collapse import collapse
-from raremask.data.base import fit
+from raremask.data.fitting import fit
 from raremask.data.pairing import pictures_of
 from raremask.data.readers import read_image, write_image
 from raremask.inference import Predictor, predict

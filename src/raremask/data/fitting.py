@@ -1,0 +1,59 @@
+"""Brings pictures to the size at which the network works, in training and in prediction alike."""
+
+import cv2
+import numpy as np
+
+
+def fit(image: np.ndarray, size: tuple[int, int], resize: str) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """Bring an image to the network's size, in training and in prediction alike.
+
+    Args:
+        image: `(h, w, C)` uint8.
+        size: The network's height and width in pixels.
+        resize: `stretch` or `pad`.
+
+    Returns:
+        `(height, width, C)` uint8, and where the picture lies in it: top, left, height, width.
+    """
+    box = letterbox(size, image.shape[:2]) if resize == "pad" else (0, 0, *size)
+    return pad(resized(image, box[2:], _interpolation(image.shape, box[2:])), size, box), box
+
+
+def letterbox(size: tuple[int, int], native: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Say where a picture lies that is made as large as fits, in proportion, and put into the middle.
+
+    Args:
+        size: Height and width that it must fit into.
+        native: Its own height and width.
+
+    Returns:
+        Top, left, height and width in pixels.
+
+    >>> letterbox(size=(100, 100), native=(50, 20))
+    (0, 30, 100, 40)
+    """
+    scale = min(size[0] / native[0], size[1] / native[1])
+    height, width = (min(max(1, round(side * scale)), most) for side, most in zip(native, size, strict=True))
+    return (size[0] - height) // 2, (size[1] - width) // 2, height, width
+
+
+def pad(pixels: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int]) -> np.ndarray:
+    """Put a picture into its box; zeros around it."""
+    top, left, height, width = box
+    if (height, width) == tuple(size):
+        return pixels
+    padded = np.zeros((*size, *pixels.shape[2:]), pixels.dtype)
+    padded[top : top + height, left : left + width] = pixels
+    return padded
+
+
+def _interpolation(shape: tuple[int, ...], size: tuple[int, int]) -> int:
+    """By area to shrink, or thin structures alias; bilinear to enlarge."""
+    return cv2.INTER_AREA if shape[0] * shape[1] > size[0] * size[1] else cv2.INTER_LINEAR
+
+
+def resized(pixels: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
+    """Resize `(h, w)` or `(h, w, C)` to `(height, width)`, as OpenCV does it."""
+    if pixels.shape[:2] == tuple(size):
+        return pixels
+    return cv2.resize(pixels, (size[1], size[0]), interpolation=interpolation).reshape(*size, *pixels.shape[2:])

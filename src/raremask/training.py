@@ -1,0 +1,263 @@
+"""What train.py does: a run from its config to its folder, and on from where it was interrupted."""
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+from raremask import BadInput, __version__, description, faults
+from raremask.building import AUTO, build, build_trainer, choices_of, load_config
+from raremask.callbacks import LossSwitch
+from raremask.checkpoints import newest
+from raremask.figures import Paint
+from raremask.interruption import Interrupted, Interruption
+from raremask.module import Segmenter
+from raremask.receipt import data_digest, write_receipt
+from raremask.runfolder import DEFAULT, begun, claimed, read_status, status, summaries, write_text
+from raremask.scoring import (
+    choose,
+    draw,
+    judge,
+    load_weights,
+    save_choice,
+    use_test,
+    write_masks,
+    write_split,
+)
+from raremask.selection import Selection
+from raremask.sentinels import STOPPED
+from raremask.shipped import Shipped
+from raremask.sweeps import differences
+from raremask.tables import read_table
+from raremask.terminal import (
+    quieten,
+    say_what_came_out,
+    say_what_determinism_costs,
+    say_what_starts,
+    warn_of_empty_masks,
+)
+
+
+def train(cfg: DictConfig, resume: bool = False) -> float:
+    """Train, score the best checkpoint on validation and test, and leave a run folder.
+
+    Args:
+        cfg: The composed `conf/train.yaml`.
+        resume: Whether to go on with the run that its folder holds, of the same config.
+
+    Returns:
+        The best monitored score.
+
+    Raises:
+        BadInput: If the data, the device or the folder does not allow it; before training starts.
+    """
+    quieten()
+    if cfg.resume:
+        cfg, resume = _resumed(cfg), True
+    elif resume:
+        cfg = _saved(cfg.folder)
+    folder = Path(cfg.folder)
+    interruption = Interruption()
+    with ExitStack() as ends:  # in this order, and back: what is written last is written when nobody else may
+        ends.enter_context(interruption.hearing())
+        results: dict[str, Any] = {}
+        if rank_zero_only.rank == 0:  # trainer=ddp runs this whole script once per GPU
+            ends.enter_context(claimed(folder))
+            _check_claim(cfg, folder, resume)
+            names = choices_of(folder) | {"seed": cfg.seed, "empty": cfg.empty}
+            results = ends.enter_context(status(folder, _seconds(folder) if resume else 0.0, **names))
+            (folder / STOPPED).unlink(missing_ok=True)
+            ends.enter_context(_how_to_go_on(folder))
+        ends.enter_context(interruption.converting())
+        ends.enter_context(faults.explained(cfg.dataset.batch_size))
+        return _train(cfg, folder, newest(folder) if resume else None, interruption, results)
+
+
+def _train(
+    cfg: DictConfig, folder: Path, last: Path | None, interruption: Interruption, results: dict[str, Any]
+) -> float:
+    """Train in a folder that nobody else writes to.
+
+    Args:
+        cfg: The run's config.
+        folder: Its folder.
+        last: The checkpoint to go on from.
+        interruption: Ends it in order, if it is asked to.
+        results: Gets what stands in the status.
+    """
+    names = choices_of(folder) | {"seed": cfg.seed, "empty": cfg.empty}
+    data, module = build(cfg, folder)
+    if last is None:
+        description.look_for_leaks(data, cfg.leaks, folder)
+    callbacks = [*instantiate(cfg.callbacks).values(), interruption]
+    loggers = list(instantiate(cfg.logger).values())
+    trainer = build_trainer(cfg.trainer, callbacks=callbacks, logger=loggers)
+    if trainer.is_global_zero:
+        _keep_changes(cfg, folder)
+    if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise BadInput("A multirun trains with one process per job. With trainer=ddp, start its jobs one by one.")
+    for loss in (module.loss, *(callback.loss for callback in callbacks if isinstance(callback, LossSwitch))):
+        warn_of_empty_masks(loss, data.empty_share())
+    if trainer.is_global_zero:
+        digest = data_digest([picture for _, picture in data.pictures()])
+        device, precise = trainer.strategy.root_device, bool(cfg.trainer.get("deterministic"))
+        write_receipt(folder, cfg.seed, digest, device, precision=str(trainer.precision), deterministic=precise)
+    auto = json.loads((folder / AUTO).read_text()) if (folder / AUTO).is_file() else {}
+    say_what_starts(data, module, trainer, names, auto, folder)
+    say_what_determinism_costs(module, trainer, data)
+    trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+
+    trainer.loggers = []  # the curves end here: the scores of the best checkpoint are no further epoch
+    try:
+        load_weights(module, folder / "checkpoints" / "best.ckpt")
+    except BadInput as error:  # hours of training are not lost for that
+        warnings.warn(f"{error}. The last epoch is scored in its place.", stacklevel=2)
+        load_weights(module, newest(folder))
+        results["scored"] = "the last epoch, for best.ckpt is damaged"
+    candidates = OmegaConf.to_container(cfg.selection)
+    module.tile = candidates.pop("tile")
+    choice = choose(trainer, data, module, **candidates)
+    save_choice(folder, choice, module.tile)
+    use_test(folder)
+    judged = {split: judge(trainer, data, module, split, choice.selection) for split in ("val", "test")}
+    for split, images in judged.items():
+        write_split(folder / f"per_image_{split}.csv", data, split, images, module.empty)
+    write_masks(folder / "masks_test.csv", data, "test", judged["test"])
+    draw(data, module, folder, choice, judged["test"], Paint(**cfg.figures))
+    scores = {split: summaries(images.counts, module.empty) for split, images in judged.items()}
+    monitored = scores["val"][f"{cfg.monitor.removeprefix('val/')}{DEFAULT}"]
+    _ship(folder, cfg, module, choice.selection, names, scores)
+    log_results(loggers, cfg, names, scores["test"], monitored, trainer.current_epoch)
+    results |= {"best": monitored, "epochs": trainer.current_epoch}
+    say_what_came_out(folder, module.empty, judged["test"])
+    return monitored
+
+
+@contextmanager
+def _how_to_go_on(folder: Path) -> Iterator[None]:
+    """Say what to type when a training was interrupted."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        what = (
+            f"Go on with: python src/train.py resume={os.path.relpath(folder)}"
+            if begun(folder)
+            else "No epoch had ended."
+        )
+        print(f"\nInterrupted. {what}", file=sys.stderr, flush=True)
+        raise
+
+
+def _seconds(folder: Path) -> float:
+    """What the epochs of a run took so far."""
+    file = folder / "metrics.csv"
+    return sum(row["seconds"] for row in read_table(file)) if file.is_file() else 0.0
+
+
+def _check_claim(cfg: DictConfig, folder: Path, resume: bool) -> None:
+    """Refuse a folder that another command took between the judging of this one and now."""
+    if resume:
+        if not begun(folder):
+            raise BadInput(f"{folder} has no checkpoint to go on from: no epoch had ended. Start it anew.")
+        return
+    if read_status(folder):
+        raise BadInput(f"{folder} already holds a run. Choose another name (sweep=...), or go on with resume={folder}.")
+    if differences(OmegaConf.load(folder / ".hydra" / "config.yaml"), cfg):
+        raise BadInput(f"Another command has just started in {folder}. Give this one a folder of its own.")
+
+
+@rank_zero_only
+def _ship(
+    folder: Path,
+    cfg: DictConfig,
+    module: Segmenter,
+    selection: Selection,
+    names: dict[str, Any],
+    scores: dict[str, dict[str, float]],
+) -> None:
+    """Write the model as it is handed on."""
+    network = OmegaConf.to_container(cfg.model, resolve=True)
+    if "encoder_weights" in network:
+        network["encoder_weights"] = None  # they are among the weights; nothing is fetched again
+    versions = {"raremask": __version__, "torch": torch.__version__}
+    reached = {
+        split: {name: value for name, value in row.items() if np.isfinite(value)} for split, row in scores.items()
+    }
+    Shipped(
+        network=network,
+        size=None if cfg.dataset.size is None else list(cfg.dataset.size),
+        resize=cfg.dataset.resize,
+        channels=cfg.dataset.channels,
+        bits=cfg.dataset.get("bits", 16),
+        selection=selection,
+        tile=None if module.tile is None else list(module.tile),
+        provenance={"run": folder.name, **names, "versions": versions, "scores": reached},
+    ).write(folder / "model", module.net)
+
+
+@rank_zero_only
+def log_results(
+    loggers: list[Logger],
+    cfg: DictConfig,
+    names: dict[str, Any],
+    scores: dict[str, float],
+    monitored: float,
+    epochs: int,
+) -> None:
+    """Log the final scores with the settings that led to them: TensorBoard's hparams tab.
+
+    The tab shows five settings at first, in alphabetical order; those that tell runs apart come first.
+    """
+    main = {key: names[key] for key in ("dataset", "loss", "model", "seed")} | {"lr": cfg.optimizer.lr}
+    others = {key: value for key, value in names.items() if key not in main}
+    others |= {"batch_size": cfg.dataset.batch_size, "size": str(cfg.dataset.size), "epochs": epochs}
+    settings = main | {f"setting/{key}": value for key, value in others.items()}
+    results = {f"test/{name}": value for name, value in scores.items()} | {f"best/{cfg.monitor}": monitored}
+    for logger in loggers:
+        logger.log_hyperparams(settings, results)
+        logger.finalize("success")
+
+
+def _resumed(cfg: DictConfig) -> DictConfig:
+    """The config of the run to go on with, changed only by the plain values given now, which it keeps."""
+    folder = Path(cfg.resume)
+    file = folder / ".hydra" / "config.yaml"
+    saved = OmegaConf.load(file)
+    changes = [text.lstrip("+") for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
+    for change in changes:
+        if not change.startswith("trainer."):
+            raise BadInput(f"{change}: a resumed run keeps its config; only trainer.<setting>=<value> may change.")
+        if change.startswith("trainer.max_epochs=") and "T_max" in saved.scheduler:
+            raise BadInput(
+                f"{change}: the cosine of this run ends at epoch {saved.trainer.max_epochs}, and past it rises."
+            )
+    return OmegaConf.merge(_saved(cfg.resume), OmegaConf.from_dotlist(changes))
+
+
+def _keep_changes(cfg: DictConfig, folder: Path) -> None:
+    """Keep what a resumed run changes of its trainer, or a longer run that is killed could not be resumed."""
+    file = folder / ".hydra" / "config.yaml"
+    saved = OmegaConf.load(file)
+    if saved.trainer != cfg.trainer:
+        saved.trainer = cfg.trainer
+        write_text(file, OmegaConf.to_yaml(saved))
+
+
+def _saved(folder: str) -> DictConfig:
+    """The config of the run that a folder holds, to go on with it there."""
+    saved = load_config(Path(folder))
+    saved.folder = folder
+    return saved
