@@ -7,6 +7,7 @@ ratio of two things that were measured in turn in one run, the median of several
 """
 
 import copy
+import itertools
 import json
 import os
 import platform
@@ -107,9 +108,11 @@ class Clock(Callback):
 
     def __init__(self, between: Callable[[], None]):
         self.between, self.steps, self.epochs, self.training, self.ends = between, [], [], [], []
+        self.half = False  # whether it was trained in half precision
 
-    def on_train_epoch_start(self, *more: Any) -> None:
+    def on_train_epoch_start(self, trainer: Any, *more: Any) -> None:
         """Start."""
+        self.half = "16" in str(trainer.precision)
         self.began, self.ends = time.perf_counter(), []
 
     def on_train_batch_end(self, *more: Any) -> None:
@@ -282,10 +285,12 @@ def plain_epoch(net: nn.Module, loss: nn.Module, training: DataLoader, validatio
 def epoch(data_dir: Path) -> list[Row]:
     """An epoch, training and validation, beside the plain way with the same network, augmentation and images."""
     rows = []
-    for loss, plain_loss in (("boundary_dou", PlainBoundaryDoU()), ("boundary_gaussian", PlainBoundaryGaussian(4.0))):
+    plain_losses = {"boundary_dou": PlainBoundaryDoU(), "boundary_gaussian": PlainBoundaryGaussian(4.0)}
+    for (loss, plain_loss), precision in itertools.product(plain_losses.items(), ("auto", "32-true")):
         with scratch() as folder:
             limits = ("trainer.max_epochs=4", "+trainer.limit_train_batches=48", "+trainer.limit_val_batches=16")
-            cfg = composed(folder, *THESIS, f"loss={loss}", *limits, f"data_dir={data_dir}")
+            settings = (f"loss={loss}", f"trainer.precision={precision}")
+            cfg = composed(folder, *THESIS, *settings, *limits, f"data_dir={data_dir}")
             theirs: list[float] = []
             kept: dict[str, Any] = {}
 
@@ -300,7 +305,8 @@ def epoch(data_dir: Path) -> list[Row]:
         pairs = list(zip(clock.epochs, theirs, strict=True))[1:]
         ratio = statistics.median(ours / other for ours, other in pairs)
         note = f"{statistics.median(clock.epochs[1:]):.1f} s for 96 and 32 images"
-        what = f"an epoch on CVC 288x384, thesis U-Net base 8, batch 2, thesis augmentation, {loss}"
+        what = f"an epoch on CVC 288x384, thesis U-Net base 8, batch 2, thesis augmentation, {loss}, "
+        what += f"trainer.precision={precision}" + (" (bf16-mixed here)" if clock.half else "")
         against = "decode each time, z-score, albumentations, loss image by image (SciPy), scikit-learn"
         rows.append(Row(what, against, 0.6, ratio, note=note))
     return rows

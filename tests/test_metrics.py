@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
 
-from raremask.metrics.gather import ImageCounts, count
+from raremask.metrics.gather import ImageCounts, Means, count
 from raremask.metrics.overlap import baselines, score, summary
 
 pairs = arrays.arrays(np.bool_, st.tuples(st.just(2), st.integers(1, 9), st.integers(1, 9)))
@@ -96,3 +96,17 @@ def test_gathered_counts_come_in_the_order_of_the_dataset_and_each_image_once():
     metric.update(torch.tensor([2, 0]), torch.tensor([[1, 1, 1, 1], [2, 2, 2, 2]]))
     metric.update(torch.tensor([1, 0]), torch.tensor([[3, 3, 3, 3], [2, 2, 2, 2]]))  # 0 again: a padded batch
     assert metric.compute().tolist() == [[0, 2, 2, 2, 2], [1, 3, 3, 3, 3], [2, 1, 1, 1, 1]]
+
+
+def test_means_of_an_epoch_weigh_each_step_by_its_images():
+    metric = Means()
+    metric.update({"loss": torch.tensor(1.0), "spread": torch.tensor(0.0)}, 3)
+    metric.update({"loss": torch.tensor(5.0), "spread": torch.tensor(1.0)}, torch.tensor(1))
+    assert metric.compute() == {"loss": 2.0, "spread": 0.25}  # (3 * 1 + 5) / 4
+
+
+def test_a_loss_that_is_no_number_shows_in_the_mean():
+    metric = Means()
+    metric.update({"loss": torch.tensor(torch.nan)}, 1)
+    metric.update({"loss": torch.tensor(1.0)}, 1)
+    assert metric.compute()["loss"].isnan()

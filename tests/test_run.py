@@ -839,6 +839,9 @@ def test_a_sweep_trains_every_combination_in_a_folder_that_names_it(tmp_path):
 def test_build_trainer_takes_the_fastest_safe_precision(monkeypatch):
     config = OmegaConf.create({"_target_": "builtins.dict", "accelerator": "auto", "precision": "auto"})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    assert build_trainer(config)["precision"] == "bf16-mixed"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False}, raising=False)
     assert build_trainer(config)["precision"] == "32-true"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)

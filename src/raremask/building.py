@@ -242,12 +242,12 @@ def build_trainer(cfg: DictConfig, **parts: Any) -> pl.Trainer:
         raise BadInput("trainer.val_check_interval must stay: an epoch is validated when it ends, and then saved.")
     precision = str(cfg.precision)  # 16 comes as a number
     if precision == "auto":
-        bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_computes_in("bf16-mixed")
         precision = "bf16-mixed" if bf16 else "16-mixed" if on_gpu else "32-true"
     elif "16" in precision and not on_gpu and not _cpu_computes_in(precision):
         warnings.warn(
             f"trainer.precision={precision}, and this CPU has no instructions for it: a step has been seen to take "
-            "over 100 times as long as in 32-true. Mixed precision is for the GPU; use trainer.precision=32-true.",
+            "over 100 times as long as in 32-true. Use trainer.precision=auto, or 32-true.",
             stacklevel=2,
         )
     plugins = [WholeFiles()]

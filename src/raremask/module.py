@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from raremask.collapse import extremes
 from raremask.inference import Predictor, to_native
-from raremask.metrics.gather import ImageCounts, count
+from raremask.metrics.gather import ImageCounts, Means, count
 from raremask.metrics.overlap import shares, summary
 
 
@@ -55,6 +55,7 @@ class Segmenter(LightningModule):
         self.monitor, self.threshold, self.empty, self.seed = monitor, threshold, empty, seed
         self.counts = nn.ModuleDict({f"{split}_counts": ImageCounts() for split in ("train", "val")})
         self.counts_fov = nn.ModuleDict({"val_counts": ImageCounts()})
+        self.means = nn.ModuleDict({name: Means() for name in ("train_step", "gradient", "val_step", "val_contrast")})
         #: Of the last step, for callbacks that watch: logits, loss, and in training the norm of the gradient.
         self.computed: dict[str, Tensor] = {}
         #: How `predict_step` looks at images, and who gets what it sees.
@@ -69,7 +70,8 @@ class Segmenter(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """Return the loss of a batch."""
         logits, mask = self(batch["image"]), batch["mask"]
-        loss = self._log_loss("train", logits, mask)
+        loss, terms = self._loss("train", logits, mask)
+        self.means["train_step"].update(terms, len(mask))
         self.computed = {"logits": logits.detach(), "loss": loss.detach()}
         with torch.no_grad():
             self.counts["train_counts"].update(batch["index"], count(self._paint(logits), mask.bool()))
@@ -77,11 +79,15 @@ class Segmenter(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Score a batch, and log its loss."""
-        logits = self(batch["image"])
-        loss = self._log_loss("val", logits, batch["mask"])
+        logits, mask = self(batch["image"]), batch["mask"]
+        loss, terms = self._loss("val", logits, mask)
         self.computed = {"logits": logits, "loss": loss}
-        self._count("val", logits, batch)
-        self._log_probabilities(torch.sigmoid(logits.float()), batch["mask"])
+        probability = torch.sigmoid(logits.float())
+        self._count("val", probability, batch)
+        terms["val/probability_spread"] = probability.flatten(1).std(dim=1).mean()
+        self.means["val_step"].update(terms, len(mask))
+        contrast = _contrast(probability, mask)
+        self.means["val_contrast"].update({"val/contrast": contrast.nanmean().nan_to_num()}, (~contrast.isnan()).sum())
 
     def predict_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Hand each image's index and probability `(height, width)` float32 at native size to `receive`, in threads."""
@@ -95,18 +101,27 @@ class Segmenter(LightningModule):
         """Seed the random numbers of this epoch."""
         torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 1_009 + self.global_rank)
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the norm of the gradient before it is clipped."""
-        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip the gradient, and note its norm from before; Lightning would compute that anew.
+
+        With float16 an infinite norm is that of a step that is skipped, and is no part of the mean.
+        """
+        norm = nn.utils.get_total_norm([weight.grad for weight in self.parameters() if weight.grad is not None])
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         self.computed["gradient"] = norm
-        self.log("optim/grad_norm", norm, on_step=False, on_epoch=True, batch_size=1)
+        self.means["gradient"].update({"optim/grad_norm": norm.nan_to_num(0, 0)}, norm.isfinite())
 
     def on_train_epoch_end(self) -> None:
         """Log the training scores, and step a plateau scheduler.
 
         Lightning would step it after the last checkpoint is written, and a resumed run would miss that step.
         """
+        self._log("train_step", "gradient")
         self._log_scores("train")
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau) and self.monitor in self.trainer.callback_metrics:
@@ -119,6 +134,7 @@ class Segmenter(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation scores."""
+        self._log("val_step", "val_contrast")
         self._log_scores("val")
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -130,27 +146,21 @@ class Segmenter(LightningModule):
     def _paint(self, logits: Tensor) -> Tensor:
         return torch.sigmoid(logits.float()) > self.threshold
 
-    def _log_loss(self, split: str, logits: Tensor, mask: Tensor) -> Tensor:
+    def _loss(self, split: str, logits: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss, and it and its named terms for the log."""
         parts = self.loss.parts(logits, mask) if hasattr(self.loss, "parts") else {}
         loss = sum(parts.values()) if parts else self.loss(logits, mask)
-        values = {f"{split}/loss": loss} | {f"{split}/loss/{name}": part for name, part in parts.items()}
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(mask), sync_dist=True)
-        return loss
+        return loss, {f"{split}/loss": loss} | {f"{split}/loss/{name}": part for name, part in parts.items()}
 
-    def _log_probabilities(self, probability: Tensor, mask: Tensor) -> None:
-        """Log whether probabilities vary in an image, and whether they are higher where foreground is."""
-        spread = probability.flatten(1).std(dim=1).mean()
-        self.log("val/probability_spread", spread, on_epoch=True, batch_size=len(mask), sync_dist=True)
-        filled = mask.flatten(1).amax(dim=1) > mask.flatten(1).amin(dim=1)  # has foreground and background
-        probability, mask = probability[filled], mask[filled]
-        inside = (probability * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))
-        outside = (probability * (1 - mask)).sum((1, 2, 3)) / (1 - mask).sum((1, 2, 3))
-        ratio = (inside / outside.clamp(min=1e-12)).mean() if len(mask) else probability.new_zeros(())
-        self.log("val/contrast", ratio, on_epoch=True, batch_size=len(mask), sync_dist=True)
+    def _log(self, *names: str) -> None:
+        """Log the means of an epoch's steps, and start anew."""
+        for metric in (self.means[name] for name in names):
+            if metric.rows:
+                self.log_dict(metric.compute())
+            metric.reset()
 
-    def _count(self, split: str, logits: Tensor, batch: dict[str, Any]) -> None:
+    def _count(self, split: str, probability: Tensor, batch: dict[str, Any]) -> None:
         """Count each image at its native size."""
-        probability = torch.sigmoid(logits.float())
         valids = batch.get("native_valid", [None] * len(probability))
         samples = zip(probability, batch["index"], batch["box"], batch["native_mask"], valids, strict=True)
         for image, index, box, mask, valid in samples:
@@ -171,3 +181,10 @@ class Segmenter(LightningModule):
             counts = rows[:, 1:].numpy()
             scores = summary(counts, self.empty) | extremes(*shares(counts))
             self.log_dict({f"{split}/{name}{suffix}": value for name, value in scores.items()})
+
+
+def _contrast(probability: Tensor, mask: Tensor) -> Tensor:
+    """Probability inside the foreground over that outside, `(B,)`; NaN where an image has only one of the two."""
+    inside = (probability * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))
+    outside = (probability * (1 - mask)).sum((1, 2, 3)) / (1 - mask).sum((1, 2, 3))
+    return inside / outside.clamp(min=1e-12)

@@ -1,4 +1,4 @@
-"""Gathers counted pixels over steps and processes."""
+"""Gathers counted pixels, and other numbers, over steps and processes."""
 
 import torch
 from torch import Tensor
@@ -21,9 +21,11 @@ def count(prediction: Tensor, mask: Tensor, valid: Tensor | None = None) -> Tens
     >>> count(torch.tensor([True, False, True, False]).view(1, 1, 2, 2), truth)
     tensor([[1, 1, 1, 1]])
     """
-    valid = torch.ones_like(mask) if valid is None else valid
-    cells = (prediction & mask, prediction & ~mask, ~prediction & mask, ~prediction & ~mask)
-    return torch.stack([(cell & valid).sum((1, 2, 3)) for cell in cells], dim=1)
+    pixels = torch.full_like(mask[:, 0, 0, 0], mask[0].numel(), dtype=torch.int64)
+    if valid is not None:
+        prediction, mask, pixels = prediction & valid, mask & valid, valid.sum((1, 2, 3))
+    painted, true, tp = (one.sum((1, 2, 3)) for one in (prediction, mask, prediction & mask))
+    return torch.stack([tp, painted - tp, true - tp, pixels - painted - true + tp], dim=1)
 
 
 class ImageCounts(Metric):
@@ -50,3 +52,34 @@ class ImageCounts(Metric):
     def compute(self) -> Tensor:
         """Return `(n, 5)` int64 rows, sorted: index, tp, fp, fn, tn of each image; a row that came twice is one."""
         return torch.unique(dim_zero_cat(self.rows), dim=0)
+
+
+class Means(Metric):
+    """The weighted means over an epoch of what every step computes.
+
+    Numbers stay on the device until the epoch ends. (Lightning's own `log(on_epoch=True)` cost 2 % of a short step.)
+    """
+
+    full_state_update = False
+
+    def __init__(self):
+        super().__init__()
+        self.names: tuple[str, ...] = ()
+        self.add_state("rows", default=[], dist_reduce_fx="cat")
+
+    def update(self, values: dict[str, Tensor], weight: Tensor | float) -> None:
+        """Add a step.
+
+        Args:
+            values: Scalars by name, the same names in every step.
+            weight: What the step counts for, such as its number of images; a scalar.
+        """
+        self.names = tuple(values)
+        numbers = [value.detach().float() for value in values.values()]
+        self.rows.append(torch.stack([*numbers, torch.full_like(numbers[0], 1.0) * weight])[None])
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the mean of each name over all steps and processes."""
+        rows = dim_zero_cat(self.rows).double()
+        means = (rows[:, :-1] * rows[:, -1:]).sum(dim=0) / rows[:, -1].sum()
+        return dict(zip(self.names, means.float(), strict=True))
