@@ -128,21 +128,20 @@ def layouts() -> list[Row]:
             loss(net(image.cpu()[:1]), mask.cpu()[:1]).backward()
         work = counter.get_total_flops() * BATCH
         base = None
-        for name in ("as it is", "channels_last", "channels_last and torch.compile"):
+        for name in ("contiguous", "channels_last", "channels_last and torch.compile"):
             mine = copy.deepcopy(net).to(DEVICE).train()
-            pixels = image
-            if "channels_last" in name:
-                mine, pixels = mine.to(memory_format=torch.channels_last), image.to(memory_format=torch.channels_last)
+            if "channels_last" not in name:  # which is how raremask makes it
+                mine = mine.to(memory_format=torch.contiguous_format)
             if "compile" in name:
                 mine = torch.compile(mine)
             if DEVICE.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            seconds = timed(stepper(mine, loss.to(DEVICE), pixels, mask), 3 if TRY else 30)
+            seconds = timed(stepper(mine, loss.to(DEVICE), image, mask), 3 if TRY else 30)
             base = base or seconds
             peak = torch.cuda.max_memory_allocated() / 2**30 if DEVICE.type == "cuda" else 0.0
             note = f"{1000 * seconds:.1f} ms, {peak:.1f} GiB, {work / seconds / rate:.0%} of the measured bf16 rate"
             rows.append(
-                Row(f"a step of {BATCH} images {size}x{size}: {name}", "as it is", 1.0, seconds / base, note=note)
+                Row(f"a step of {BATCH} images {size}x{size}: {name}", "contiguous", 1.0, seconds / base, note=note)
             )
     return rows
 

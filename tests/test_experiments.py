@@ -26,6 +26,7 @@ SMALL = (
     "trainer.accelerator=cpu",
     "trainer.max_epochs=2",
     "+trainer.limit_train_batches=2",
+    "selection.views=[none]",
 )
 
 
@@ -35,11 +36,11 @@ def data_dir(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     export = runpy.run_path(str(ROOT / "scripts" / "export_phantom.py"))["export"]
     for layout, folder in LAYOUTS.values():
-        export([f"layout={layout}", f"out={root / folder}", "images=30", "size=[64,48]"])
+        export([f"layout={layout}", f"out={root / folder}", "images=20", "size=[64,48]"])
     return root
 
 
-@pytest.mark.filterwarnings("ignore:.*the full dataset has", "ignore:.*divides single images")
+@pytest.mark.filterwarnings("ignore:.*the full dataset has", "ignore:split.by=image puts")
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_recipe_trains_and_is_scored(train_anything, data_dir, name):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

@@ -70,3 +70,17 @@ def test_outside_the_field_of_view_nothing_counts():
     assert noise == pytest.approx(scores)
     with pytest.raises(ValueError, match="must have one shape"):
         everything(mask, prediction, valid=valid[1:])
+
+
+@pytest.mark.parametrize("beyond", [False, True], ids=["nothing outside", "something outside"])
+@pytest.mark.parametrize("empty", ["one", "skip", "zero"])
+def test_shapes_that_lie_inside_the_field_of_view_are_scored_once_with_the_same_result(beyond, empty):
+    random = np.random.default_rng(0)
+    valid = np.zeros((30, 40), bool)
+    valid[5:20, 5:25] = True
+    for share in (0.3, 0.0):  # the second: both masks are empty
+        mask, prediction = (random.random((2, 30, 40)) < share) & valid
+        prediction[25, 30] = beyond
+        whole = everything(mask, prediction, empty=empty)
+        reused = everything(mask, prediction, empty=empty, valid=valid, whole=whole)
+        np.testing.assert_equal(reused, everything(mask, prediction, empty=empty, valid=valid))

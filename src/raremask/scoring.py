@@ -89,7 +89,8 @@ def judge(trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, split: st
         mask = picture.native_mask()[0].numpy()
         scores = image_scores(probability, prediction, mask, empty=module.empty)
         if picture.valid is not None:
-            inside = image_scores(probability, prediction, mask, picture.native_valid()[0].numpy(), module.empty)
+            valid = picture.native_valid()[0].numpy()
+            inside = image_scores(probability, prediction, mask, valid, module.empty, whole=scores)
             scores |= {f"{name}_fov": value for name, value in inside.items() if name not in SCORES}
         scores["objects"] = float(count_objects(mask))
         counts = counts_of(index, prediction, "") | plain[index]

@@ -1,5 +1,7 @@
 """Every score of one image, by one name each."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from raremask.metrics.calibration import average_precision, calibration_scores, histogram
@@ -15,6 +17,7 @@ def image_scores(
     valid: np.ndarray | None = None,
     empty: str = "one",
     tolerance: float = 2.0,
+    whole: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """Score one image in every way.
 
@@ -26,6 +29,8 @@ def image_scores(
         empty: What an image is worth whose mask and prediction are both empty: `one` (and distance 0), `skip` (NaN) or
             `zero` (and the image's diagonal for distances).
         tolerance: Of the normalised surface Dice, in pixels.
+        whole: Scores of the same image without `valid`. If both masks are empty outside of it, its shapes score the
+            same, and are not measured twice.
 
     Returns:
         The scores of :mod:`raremask.metrics.overlap`, :mod:`~raremask.metrics.surface`,
@@ -39,16 +44,12 @@ def image_scores(
     shapes = {part.shape for part in (probability, prediction, mask, valid) if part is not None}
     if len(shapes) > 1:
         raise ValueError(f"probability, prediction, mask and valid must have one shape; got {sorted(shapes)}")
+    measured = whole is not None and valid is not None and not ((prediction | mask) & ~valid).any()
     if valid is not None:
         prediction, mask = prediction & valid, mask & valid
     counts = np.array([pixel_counts(prediction, mask, valid)])
     by_pixels = {name: float(values[0]) for name, values in (score(counts, empty) | more_scores(counts, empty)).items()}
-    by_shape = {
-        **surface_scores(prediction, mask, tolerance),
-        "boundary_iou": boundary_iou(prediction, mask),
-        **detection_scores(prediction, mask),
-        "centreline_dice": centreline_dice(prediction, mask),
-    }
+    by_shape = {name: whole[name] for name in SHAPES} if measured else _shape_scores(prediction, mask, tolerance)
     if not counts[0, :3].any() and empty != "one":
         diagonal = float(np.hypot(*mask.shape))
         by_shape = {
@@ -57,3 +58,15 @@ def image_scores(
         }
     counted = histogram(probability, mask, valid)
     return by_pixels | by_shape | {"average_precision": average_precision(counted)} | calibration_scores(counted)
+
+
+def _shape_scores(prediction: np.ndarray, mask: np.ndarray, tolerance: float) -> dict[str, float]:
+    return {
+        **surface_scores(prediction, mask, tolerance),
+        "boundary_iou": boundary_iou(prediction, mask),
+        **detection_scores(prediction, mask),
+        "centreline_dice": centreline_dice(prediction, mask),
+    }
+
+
+SHAPES = tuple(_shape_scores(np.ones((1, 1), bool), np.ones((1, 1), bool), 1.0))  # their names
