@@ -3,7 +3,7 @@
 Importing the package costs nothing: the heavy libraries are imported by the rooms that need them.
 """
 
-__version__ = "0.0.1"
+__version__ = "0.1.0"
 
 
 class BadInput(ValueError):

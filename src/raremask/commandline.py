@@ -92,6 +92,11 @@ for resolver in (job_name, config_folder, run_folder):  # cached: a second later
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True, use_cache=resolver is config_folder)
 
 
+def program(command: str) -> str:
+    """Return how a command is called: `python src/train.py` in a checkout, `raremask-train` where it is installed."""
+    return f"python src/{command}.py" if Path(sys.argv[0]).suffix == ".py" else f"raremask-{command}"
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Print what the user can mend as one message and exit with 2, a fault of the machine likewise with 1.
@@ -171,7 +176,7 @@ def _unknown_key(error: OmegaConfBaseException) -> str:
     key, parent = str(error.key), error.parent_node
     full = str(error.full_key)
     prefix = full[: -len(key)]
-    groups = () if prefix else OPEN.get(Path(sys.argv[0]).stem, ())
+    groups = () if prefix else OPEN.get(Path(sys.argv[0]).stem.removeprefix("raremask-"), ())
     if key in groups:
         return f"Nothing is chosen from the group {key}, so nothing in it can be changed. Choose first: {key}=<choice>"
     close = difflib.get_close_matches(key, [*(str(sibling) for sibling in parent), *groups], n=2, cutoff=0.6)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from raremask import BadInput, description, evaluation, shipped
 from raremask.building import SPLIT, build, build_data, build_trainer, choices_of, load_config, network
 from raremask.callbacks import Progress
-from raremask.commandline import runs_of
+from raremask.commandline import program, runs_of
 from raremask.compare import report
 from raremask.compare.results import Run
 from raremask.data.base import ImageMaskData
@@ -198,7 +198,7 @@ def tune(cfg: DictConfig) -> float:
     typed = [text.lstrip("+").partition("=")[0] for text in hydra.overrides.task]
     changes = {path: config[path] for path in typed if path in config and path not in tuning.GROUPS}
     choices = {group: hydra.runtime.choices[group] for group in tuning.GROUPS}
-    tuning.write(folder, study, f"python src/tune.py {' '.join(hydra.overrides.task)}", choices, changes, cfg.monitor)
+    tuning.write(folder, study, f"{program('tune')} {' '.join(hydra.overrides.task)}", choices, changes, cfg.monitor)
     print(f"\nBest {cfg.monitor}: {study.best_value:.4f}, with {tuning.words(study.best_params)}")
     print(f"In {os.path.relpath(folder)}: best.yaml (an experiment: put it into conf/experiment), study.png, study.db")
     return study.best_value

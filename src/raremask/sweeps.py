@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from raremask import BadInput, Fault
-from raremask.commandline import check
+from raremask.commandline import check, program
 from raremask.runfolder import STATUS, alive, begun, flat, read_status, write_table
 
 LEDGER = "ledger.csv"
@@ -190,7 +190,7 @@ def told() -> Iterator[None]:
     print("\n" + table(rows))
     print(f"\n{', '.join(f'{count} {state}' for state, count in sorted(states.items()))}; {Sweep.folder / LEDGER}")
     if states["done"] > 1:
-        print(f"Compare them: python src/compare.py runs={Sweep.folder}")
+        print(f"Compare them: {program('compare')} runs={Sweep.folder}")
     if failed or states["failed"]:
         sys.exit(1)
 

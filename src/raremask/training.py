@@ -22,6 +22,7 @@ from raremask import BadInput, __version__, description, faults
 from raremask.building import AUTO, build, build_trainer, choices_of, load_config
 from raremask.callbacks import LossSwitch
 from raremask.checkpoints import newest
+from raremask.commandline import program
 from raremask.figures import Paint
 from raremask.interruption import Interrupted, Interruption
 from raremask.module import Segmenter
@@ -153,7 +154,7 @@ def _how_to_go_on(folder: Path) -> Iterator[None]:
         yield
     except (Interrupted, KeyboardInterrupt):
         what = (
-            f"Go on with: python src/train.py resume={os.path.relpath(folder)}"
+            f"Go on with: {program('train')} resume={os.path.relpath(folder)}"
             if begun(folder)
             else "No epoch had ended."
         )
