@@ -1,4 +1,4 @@
-"""The README's commands are tried, and what it lists is compared with what is there."""
+"""The commands of the README and of the pages beside it are tried; what they list is compared with what is there."""
 
 import re
 import runpy
@@ -7,28 +7,45 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from conftest import ROOT
-from raremask import commandline  # noqa: F401  registers the resolvers
+from conftest import ROOT, colour, saved, square
+from raremask import (
+    commandline,  # noqa: F401  registers the resolvers
+    nets,
+)
+from raremask.data.splits import Split
 from raremask.losses import check_loss, overlap
 
 TEXT = (ROOT / "README.md").read_text()
+WRITTEN = ("start", "how-to", "reference", "why", "results")  # the other pages are made by scripts
+FILES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in WRITTEN)]
+PAGES = {path.name: path.read_text() for path in FILES}
 COMMANDS = re.findall(
-    r"^ {4}python src/(train|evaluate|describe|predict|compare|tune)\.py ?([^#\n]*)", TEXT, re.MULTILINE
+    r"^ {4}python src/(train|evaluate|describe|predict|compare|tune)\.py ?([^#\n]*)",
+    "\n".join(PAGES.values()),
+    re.MULTILINE,
 )
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
-def test_the_readme_shows_commands():
-    assert len(COMMANDS) == 16
+def test_the_pages_show_commands():
+    assert len(COMMANDS) > 20
 
 
-@pytest.mark.parametrize(("script", "arguments"), COMMANDS, ids=lambda value: value.strip())
-def test_a_command_of_the_readme_is_understood(script, arguments):
+@pytest.mark.parametrize("page", PAGES)
+def test_a_link_leads_somewhere(page):
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    for link in re.findall(r"\]\(([^)#:]*)(?:#[\w-]*)?\)", PAGES[page]):
+        assert not link or (folder / link).exists(), link
+
+
+@pytest.mark.parametrize(("script", "arguments"), dict.fromkeys(COMMANDS), ids=lambda value: value.strip())
+def test_a_command_of_the_pages_is_understood(script, arguments):
     overrides = [argument for argument in arguments.split() if argument != "-m"]
     overrides = [override for override in overrides if "glob(" not in override]  # every choice: test_conf composes each
     choices = [[]]
     for override in overrides:  # -m a=1,2 b=3,4: every combination
         key, _, values = override.partition("=")
-        choices = [[*chosen, f"{key}={value}"] for chosen in choices for value in values.split(",")]
+        choices = [[*chosen, f"{key}={value}"] for chosen in choices for value in re.split(r",(?![^\[]*\])", values)]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for chosen in choices:
             if "<" not in arguments:
@@ -38,7 +55,8 @@ def test_a_command_of_the_readme_is_understood(script, arguments):
 
 
 def test_the_table_of_groups_lists_only_what_there_is():
-    table = TEXT[TEXT.index("| group | choices |") : TEXT.index("### Datasets")]
+    reference = PAGES["reference.md"]
+    table = reference[reference.index("| group | choices |") : reference.index("## A run's folder")]
     listed = set(re.findall(r"`(\w+)`", table))
     choices = {path.stem for path in (ROOT / "conf").glob("*/**/*.yaml")}
     groups = {path.name for path in (ROOT / "conf").glob("*/")}
@@ -54,13 +72,32 @@ def test_every_room_stands_under_how_it_is_built():
 
 
 def test_the_example_of_a_new_loss_keeps_the_contract():
-    code = re.search(r"```python\n(.*?)```", TEXT, re.DOTALL)[1]
     room = dict(vars(overlap))  # as if it stood at the end of that file
-    exec(code, room)
+    exec(BLOCKS[0], room)
     recall = room["Recall"](smooth=1.0)
     assert isinstance(recall, torch.nn.Module)
     assert check_loss(recall).broken == []
     assert "_target_: raremask.losses.overlap.Recall\nsmooth: 1.0" in TEXT
+
+
+def test_the_example_of_a_new_dataset_is_read(tmp_path):
+    for index in range(10):
+        saved(tmp_path / "images" / f"{index}.jpg", colour())
+        saved(tmp_path / "masks" / f"{index}.jpg", square())
+    room = {}
+    exec(BLOCKS[1].replace("1000, ", "10, "), room)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        inherited = compose("train", ["dataset=isic2018"]).dataset
+    settings = {key: value for key, value in inherited.items() if key not in ("_target_", "root", "size", "workers")}
+    data = room["Kvasir"](str(tmp_path), size=(24, 30), workers=0, augment=None, split=Split(), seed=0, **settings)
+    data.setup()
+    assert sum(len(split) for split in data.splits.values()) == 10
+
+
+def test_the_example_of_a_new_network_gives_logits():
+    room = dict(vars(nets))
+    exec(BLOCKS[2], room)
+    assert room["Pixelwise"](in_channels=3, width=4)(torch.rand(2, 3, 17, 9)).shape == (2, 1, 17, 9)
 
 
 def test_the_page_of_the_losses_is_what_docstrings_configs_and_the_contract_make_of_it():
