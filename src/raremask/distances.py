@@ -173,7 +173,7 @@ def _proximity_on_cpu(mask: Tensor, sigma: float) -> Tensor:
         box = np.s_[max(0, y - reach) : y + height + reach, max(0, x - reach) : x + width + reach]
         exponent = cv2.distanceTransform(np.ascontiguousarray(image[box]), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         np.multiply(exponent, exponent, out=exponent)
-        exponent *= -1 / (2 * sigma**2)
+        np.multiply(exponent, -1 / (2 * sigma**2), out=exponent)
         # what is hardly a number any more is 0: arithmetic with denormal numbers is far slower
         exponent[exponent < math.log(TINIEST)] = -np.inf
         out[box] = np.exp(exponent, out=exponent)
