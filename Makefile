@@ -8,7 +8,7 @@ SWEEP := demo_$(shell date +%Y-%m-%d_%H-%M-%S)
 
 help:
 	@echo "make demo    train bce_dice, dynamit and boundary_dou on phantoms and compare them (about 5 minutes on 2 cores)"
-	@echo "make test    ruff and pytest"
+	@echo "make test    ruff, mypy and pytest"
 	@echo "make setup   only .venv with the pinned versions of constraints.txt"
 
 setup: .venv/.complete
@@ -28,6 +28,7 @@ demo: setup
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python -m mypy
 
 test: lint
 	$(BIN)/python -m pytest

@@ -51,6 +51,21 @@ def test_the_signed_distance_is_scipys_outside_and_one_less_inside(mask):
     np.testing.assert_allclose(distances.distance_to_other_class(batch(mask))[0, 0], inside + outside, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(40, 50), (64, 64), (96, 96), (100, 131), (130, 140)])
+def test_the_last_digit_does_not_depend_on_where_the_result_lies_in_memory(shape):
+    mask = (np.random.default_rng(0).random(shape) < 3 / np.prod(shape)).astype(np.uint8)
+    mask[3, 5] = 1
+    outside, inside = (ndimage.distance_transform_edt(one) for one in (1 - mask, mask))
+    np.testing.assert_array_equal(distances.distance_to_foreground(batch(mask))[0, 0], outside.astype(np.float32))
+    both = (outside + inside).astype(np.float32)  # one of them is 0
+    np.testing.assert_array_equal(distances.distance_to_other_class(batch(mask))[0, 0], both)
+    first = distances.proximity(batch(mask), sigma=3.0)
+    held = []
+    for size in range(1, 400, 7):  # every result lies elsewhere
+        held += [np.empty(size, np.uint8), distances.proximity(batch(mask), sigma=3.0)]
+        assert torch.equal(held[-1], first)
+
+
 @pytest.mark.parametrize("width", [2, 4, 10])
 def test_the_thickness_of_a_long_bar_is_its_width(width):
     bar = torch.zeros(1, 1, 40, 400)

@@ -3,7 +3,7 @@
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -259,7 +259,7 @@ def build_trainer(cfg: DictConfig, **parts: Any) -> pl.Trainer:
 def _cpu_computes_in(precision: str) -> bool:
     """Whether the CPU has instructions for half precision; False where PyTorch cannot tell."""
     names = ("avx512_bf16", "amx_bf16", "bf16") if "bf16" in precision else ("avx512_fp16", "amx_fp16", "fp16_arith")
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in names)
 
 
@@ -281,7 +281,7 @@ def network(place: Path, model: Shipped) -> nn.Module:
     if "encoder_weights" in arguments:
         arguments["encoder_weights"] = None  # they are among the weights; nothing is fetched
     target = str(arguments.pop("_target_", None))
-    kind = get_class(target) if target.startswith(NETWORKS) else object
+    kind: type = get_class(target) if target.startswith(NETWORKS) else object
     if not (issubclass(kind, nn.Module) and kind.__module__.startswith(NETWORKS)):  # raremask.nets.torch is a way out
         raise BadInput(f"{place}: a network is made by a class in {' or '.join(NETWORKS)}; got {target}.")
     try:

@@ -127,7 +127,7 @@ class BestOfStage(RunCheckpoint):
 
     def restart(self) -> None:
         """Forget the best so far: its file stays, and the next epoch is the best of its stage."""
-        self.best_k_models = {}
+        self.best_k_models: dict[str, torch.Tensor] = {}
         self.best_model_score = self.current_score = None
         self.best_model_path = self.kth_best_model_path = ""
         self.kth_value = torch.tensor(-torch.inf)

@@ -126,7 +126,7 @@ def _cause(kind: str, row: Mapping[str, float], before: Sequence[Mapping[str, fl
     )
 
 
-def collapse(painted: Sequence[float], true: Sequence[float] | None = None) -> str:
+def collapse(painted: Sequence[float] | np.ndarray, true: Sequence[float] | np.ndarray | None = None) -> str:
     """Say if predictions have collapsed: all empty, more than half of them white, or all of one area.
 
     Args:

@@ -11,10 +11,11 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
@@ -143,7 +144,7 @@ def _format_warning(message: Warning | str, category: type[Warning], filename: s
 
 def explain(error: Exception) -> str | None:
     """Say what was meant, or None if the error is not the user's."""
-    causes = [error]
+    causes: list[BaseException] = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
     for cause in causes:
@@ -205,7 +206,7 @@ def _paths(node: DictConfig, prefix: str = "") -> Iterator[str]:
             yield from _paths(child, f"{path}.")
 
 
-def _meant(word: str, known: Sequence[str], group: str = "") -> str:
+def _meant(word: str, known: Iterable[str], group: str = "") -> str:
     close = difflib.get_close_matches(word, known, n=2, cutoff=0.5)
     return f" Did you mean {' or '.join(f'{group}={name}' if group else name for name in close)}?" if close else ""
 
@@ -306,8 +307,10 @@ def check_compare(cfg: DictConfig) -> None:
         BadInput: If no folder is named or one is not there, or a number is out of its range.
     """
     for place in runs_of(cfg.runs):
-        if place is None or not Path(place).is_dir():
-            raise BadInput(f"runs={place}: name the folder of a sweep, runs=outputs/sweeps/<name>, or of several runs.")
+        if not place or not Path(place).is_dir():
+            raise BadInput(
+                f"runs={place or None}: name the folder of a sweep, runs=outputs/sweeps/<name>, or of several runs."
+            )
     for key, kind, least in (("margin", (int, float), 0), ("draws", int, 100)):
         if not isinstance(cfg[key], kind) or cfg[key] < least:
             raise BadInput(f"{key}={cfg[key]} must be a number, {least} or more.")
@@ -338,7 +341,7 @@ def check_predict(cfg: DictConfig) -> None:
         BadInput: If a run or the images are not there, no folder is named for the masks, or a setting is unknown.
     """
     for run in runs_of(cfg.run):
-        if run is None or not Path(run).exists():
+        if not run or not Path(run).exists():
             check_run(run)
     if cfg.images is None or not Path(str(cfg.images)).exists():
         raise BadInput(f"images={cfg.images}: name a folder of images, or one image.")
@@ -354,25 +357,25 @@ def check_predict(cfg: DictConfig) -> None:
         raise BadInput(f"probabilities={cfg.probabilities} must be png, npz or null.")
 
 
-def runs_of(run: object) -> list[str | None]:
-    """Return the runs of a setting that may name one or several.
+def runs_of(run: Any) -> list[str]:
+    """Return the runs of a setting that may name one or several; an empty name where it names none.
 
     Raises:
         BadInput: If one is named twice.
     """
-    runs = [None if one is None else str(one) for one in (run if OmegaConf.is_list(run) else [run])]
+    runs = ["" if one is None else str(one) for one in (run if OmegaConf.is_list(run) else [run])]
     if len({one and Path(one).resolve() for one in runs}) < len(runs):
         raise BadInput(f"A run is named twice: {', '.join(map(str, runs))}.")
-    return runs or [None]
+    return runs or [""]
 
 
-def check_run(folder: str | None) -> None:
+def check_run(folder: str) -> None:
     """Refuse a folder that holds no run.
 
     Raises:
         BadInput: If no folder is given, or there is no `.hydra/config.yaml` in it.
     """
-    if folder is None:
+    if not folder:
         raise BadInput("Which run? Name its folder: run=outputs/runs/<dataset>/<loss>/<time>")
     if not (Path(folder) / ".hydra" / "config.yaml").is_file():
         near = sorted(str(path.parent.parent) for path in Path("outputs").glob("**/.hydra/config.yaml"))

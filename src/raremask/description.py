@@ -126,9 +126,8 @@ def suggestions(found: Mapping, data: ImageMaskData) -> list[Suggestion]:
 def _crop(side: float, thick: Mapping[str, float] | None, size: tuple[int, int]) -> Suggestion:
     """Crops that hold the largest object twice, or much of a long thin one, if they are small beside the image."""
     long = f"the largest object is up to {side:.0f} pixels long (95 % of the images) in {size[1]}x{size[0]}"
-    thin = thick is not None and THIN * thick["p95"] < side
     crop, why = 2 * side, f"{long}: a crop of twice that holds it"
-    if thin:
+    if thick is not None and THIN * thick["p95"] < side:
         crop, why = LONG * thick["p95"], f"{long} but only {thick['p95']:.2g} thick: a crop holds enough of it"
     crop = max(64, int(np.ceil(crop / 32)) * 32)
     if crop > 0.75 * min(size):
@@ -176,7 +175,7 @@ def draw(data: ImageMaskData, measured: Sequence[Measures], found: Sequence[Twin
     placed = data.pictures()
     filled = [index for index, one in enumerate(measured) if one.foreground]
     share = [one.foreground / one.pixels for one in measured]
-    panels = [
+    panels: list[tuple[str, str, Sequence[float], bool]] = [
         ("Foreground, images that have some", "share of the pixels", [share[index] for index in filled], True),
         ("Objects per image", "number", [len(measured[index].objects) for index in filled], False),
         ("Area of objects", "pixels", [area for index in filled for area in measured[index].objects], True),

@@ -41,6 +41,7 @@ def _distance_on_cpu(mask: Tensor) -> Tensor:
             out[...] = np.inf
         else:
             cv2.distanceTransform(image, cv2.DIST_L2, cv2.DIST_MASK_PRECISE, dst=out)
+            np.sqrt(_squared(out), out=out)
     return torch.from_numpy(distance)
 
 
@@ -100,7 +101,13 @@ def _distance_to_other_class_on_cpu(mask: Tensor) -> Tensor:
         if image.any() and not image.all():
             cv2.distanceTransform(image, cv2.DIST_L2, cv2.DIST_MASK_PRECISE, dst=out)
             out += cv2.distanceTransform(1 - image, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)  # where the other is 0
+            np.sqrt(_squared(out), out=out)
     return torch.from_numpy(distance)
+
+
+def _squared(distance: np.ndarray) -> np.ndarray:
+    """Square distances between pixels in place, to whole numbers: OpenCV's last digit depends on where they lie."""
+    return np.rint(np.multiply(distance, distance, out=distance), out=distance)
 
 
 @torch.no_grad()
@@ -172,8 +179,8 @@ def _proximity_on_cpu(mask: Tensor, sigma: float) -> Tensor:
             continue
         box = np.s_[max(0, y - reach) : y + height + reach, max(0, x - reach) : x + width + reach]
         exponent = cv2.distanceTransform(np.ascontiguousarray(image[box]), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        np.multiply(exponent, exponent, out=exponent)
-        exponent *= -1 / (2 * sigma**2)
+        _squared(exponent)
+        np.multiply(exponent, -1 / (2 * sigma**2), out=exponent)
         # what is hardly a number any more is 0: arithmetic with denormal numbers is far slower
         exponent[exponent < math.log(TINIEST)] = -np.inf
         out[box] = np.exp(exponent, out=exponent)

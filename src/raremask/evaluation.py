@@ -72,7 +72,10 @@ def same_images(runs: Sequence[Finished], split: str) -> None:
 
     def images(run: Finished) -> set[tuple]:
         """Names alone do not do: 1.png is in many datasets."""
-        return {(picture.name, picture.size, picture.packed.tobytes()) for picture in run.data.splits[split].pictures}
+        return {
+            (picture.name, picture.size, picture.packed.tobytes())  # type: ignore[union-attr]  # None only in training
+            for picture in run.data.splits[split].pictures
+        }
 
     first = images(runs[0])
     for run in runs[1:]:
@@ -192,7 +195,7 @@ def side_by_side(
         print("Not averaged: the runs differ in dataset.size, resize, channels, bits or selection.tile.")
 
 
-def named(run: Finished, split: str, names: object) -> list[str] | None:
+def named(run: Finished, split: str, names: Any) -> list[str] | None:
     """Return the names of images that were asked for; None if none were.
 
     Args:

@@ -139,7 +139,7 @@ def gallery(
     for axis, name in zip(axes[0], ("image", "truth", *columns), strict=True):
         axis.set_title("\n".join(part for part in (name, axis.get_title()) if part), fontsize=9)
     palette = PALETTES[paint.palette]
-    patches = [Patch(color=np.array(colour) / 255, label=NAMES[kind]) for kind, colour in palette.items()]
+    patches = [Patch(color=(r / 255, g / 255, b / 255), label=NAMES[kind]) for kind, (r, g, b) in palette.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     if heading:
         figure.suptitle(heading, fontsize=11)

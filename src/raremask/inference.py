@@ -121,9 +121,7 @@ def to_native(probability: Tensor, size: tuple[int, int], box: tuple[int, int, i
 
 
 @torch.no_grad()
-def predict(
-    predictor: Callable[[Tensor], Tensor], image: Tensor, size: tuple[int, int], box: tuple[int, int, int, int]
-) -> Tensor:
+def predict(predictor: nn.Module, image: Tensor, size: tuple[int, int], box: tuple[int, int, int, int]) -> Tensor:
     """Probability of the foreground for one image.
 
     Args:

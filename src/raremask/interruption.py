@@ -127,7 +127,7 @@ def queue_again() -> None:
     """Queue this job of SLURM again; the same command then goes on with the run."""
     job = slurm_job()
     program = shutil.which("scontrol")
-    done = program and subprocess.run([program, "requeue", job], check=False, capture_output=True, text=True)
+    done = job and program and subprocess.run([program, "requeue", job], check=False, capture_output=True, text=True)
     if done and done.returncode == 0:
         print(f"SLURM will run job {job} again.", flush=True)
     else:

@@ -235,8 +235,8 @@ def _thinning(device: torch.device | str) -> tuple[Tensor, Tensor]:
     weights = torch.stack([nw, n, ne, w, torch.zeros_like(n), e, sw, s, se]).view(3, 3)
     number = torch.arange(256, device=device)
     n, ne, e, se, s, sw, w, nw = ring = [(number >> bit & 1).bool() for bit in range(8)]
-    crossings = sum((~ring[i] & (ring[i + 1] | ring[(i + 2) % 8])).int() for i in (0, 2, 4, 6))
-    pairs = [sum((ring[i] | ring[i + turn]).int() for i in (0, 2, 4, 6)) for turn in (1, -1)]
+    crossings = torch.stack([~ring[i] & (ring[i + 1] | ring[(i + 2) % 8]) for i in (0, 2, 4, 6)]).sum(dim=0)
+    pairs = [torch.stack([ring[i] | ring[i + turn] for i in (0, 2, 4, 6)]).sum(dim=0) for turn in (1, -1)]
     neighbours = torch.minimum(*pairs)
     needed = ~((crossings == 1) & (neighbours >= 2) & (neighbours <= 3))
     return weights, torch.stack([needed | (n | ne | ~se) & e, needed | (s | sw | ~nw) & w]).byte()

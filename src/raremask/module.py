@@ -1,6 +1,6 @@
 """The LightningModule: what happens to a batch."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -38,6 +38,11 @@ class Segmenter(LightningModule):
         seed: With the epoch, decides the random numbers of training (dropout), so that a resumed run draws the same.
     """
 
+    # each is an nn.ModuleDict, and that type does not say of what
+    counts: Mapping[str, ImageCounts]
+    counts_fov: Mapping[str, ImageCounts]
+    means: Mapping[str, Means]
+
     def __init__(
         self,
         net: nn.Module,
@@ -53,13 +58,15 @@ class Segmenter(LightningModule):
         self.net, self.loss = net, loss
         self.optimizer, self.scheduler = optimizer, scheduler
         self.monitor, self.threshold, self.empty, self.seed = monitor, threshold, empty, seed
-        self.counts = nn.ModuleDict({f"{split}_counts": ImageCounts() for split in ("train", "val")})
-        self.counts_fov = nn.ModuleDict({"val_counts": ImageCounts()})
-        self.means = nn.ModuleDict({name: Means() for name in ("train_step", "gradient", "val_step", "val_contrast")})
+        splits, steps = ("train", "val"), ("train_step", "gradient", "val_step", "val_contrast")
+        self.counts = nn.ModuleDict({f"{split}_counts": ImageCounts() for split in splits})  # type: ignore[assignment]
+        self.counts_fov = nn.ModuleDict({"val_counts": ImageCounts()})  # type: ignore[assignment]
+        self.means = nn.ModuleDict({name: Means() for name in steps})  # type: ignore[assignment]
         #: Of the last step, for callbacks that watch: logits, loss, and in training the norm of the gradient.
         self.computed: dict[str, Tensor] = {}
         #: How `predict_step` looks at images, and who gets what it sees.
-        self.views, self.tile = "none", None
+        self.views = "none"
+        self.tile: Sequence[int] | None = None
         self.others = nn.ModuleList()  # networks whose probabilities are averaged with this one's
         self.receive: Callable[[int, np.ndarray], None] = lambda index, probability: None
 
@@ -148,7 +155,8 @@ class Segmenter(LightningModule):
 
     def _loss(self, split: str, logits: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and it and its named terms for the log."""
-        parts = self.loss.parts(logits, mask) if hasattr(self.loss, "parts") else {}
+        named = getattr(self.loss, "parts", None)
+        parts = named(logits, mask) if named else {}
         loss = sum(parts.values()) if parts else self.loss(logits, mask)
         return loss, {f"{split}/loss": loss} | {f"{split}/loss/{name}": part for name, part in parts.items()}
 

@@ -5,7 +5,7 @@ the same weights give the same answer wherever they are used.
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
@@ -27,12 +27,15 @@ class Standardize(nn.Module):
         ValueError: If only one of the two is given.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: Sequence[float] | None, std: Sequence[float] | None):
         super().__init__()
         if (mean is None) != (std is None):
             raise ValueError(f"give mean and std together, or neither; got mean={mean}, std={std}")
         self.per_image = mean is None
-        if mean is not None:
+        if mean is not None and std is not None:
             self.register_buffer("mean", torch.tensor(list(mean)).view(1, -1, 1, 1), persistent=False)
             self.register_buffer("std", torch.tensor(list(std)).view(1, -1, 1, 1), persistent=False)
 
@@ -59,7 +62,7 @@ def pad_to(image: Tensor, multiple: int) -> Tensor:
     return _repeated(image, (-side % multiple + (multiple if side <= multiple else 0) for side in image.shape[-2:]))
 
 
-def crop_to(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def crop_to(logits: Tensor, size: Sequence[int]) -> Tensor:
     """Take off what :func:`pad_to` has added to `(B, C, H', W')`: give `(B, C, *size)`."""
     if torch.compiler.is_exporting():
         return _repeated(logits, (side - padded for side, padded in zip(size, logits.shape[-2:], strict=True)))
@@ -78,7 +81,7 @@ def _repeated(image: Tensor, more: Iterable[int]) -> Tensor:
     return image
 
 
-NORMS = {
+NORMS: dict[str, Callable[[int], nn.Module]] = {
     "instance": lambda channels: nn.InstanceNorm2d(channels, affine=False),
     "batch": nn.BatchNorm2d,
 }
@@ -201,14 +204,14 @@ class EncoderDecoder(nn.Module):
         if mean is not None and std is not None and in_channels == 1:
             mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
         self.standardize = Standardize(mean, std)
-        from_file = encoder_weights not in (None, "imagenet")
-        if from_file and not Path(encoder_weights).is_file():
+        file = None if encoder_weights is None or encoder_weights == "imagenet" else Path(encoder_weights)
+        if file is not None and not file.is_file():
             raise BadInput(
                 f"model.encoder_weights={encoder_weights} is no file; it must be imagenet, null or a file of weights."
             )
-        self.net = _from_smp(architecture, encoder, None if from_file else encoder_weights, in_channels)
-        if from_file:
-            _load_encoder(self.net.encoder, Path(encoder_weights))
+        self.net = _from_smp(architecture, encoder, encoder_weights if file is None else None, in_channels)
+        if file is not None:
+            _load_encoder(self.net.encoder, file)
         self.net.segmentation_head = nn.Sequential(nn.Dropout2d(dropout), self.net.segmentation_head)
         self.multiple = self.net.encoder.output_stride
         # measured on two cores: a step takes .75 (mobilenet_v2), .76 (efficientnet_lite0), .85 (resnet34) of the time,
@@ -220,7 +223,9 @@ class EncoderDecoder(nn.Module):
         return crop_to(self.net(pad_to(self.standardize(image), self.multiple)), image.shape[-2:])
 
 
-def _from_smp(architecture: str, encoder: str, weights: str | None, in_channels: int) -> nn.Module:
+def _from_smp(
+    architecture: str, encoder: str, weights: str | bool | None, in_channels: int
+) -> smp.base.SegmentationModel:
     known = {name.lower(): name for name in vars(smp) if isinstance(getattr(smp, name), type)}
     if architecture.lower() not in known:
         raise BadInput(_unknown("model.architecture", architecture, list(known.values())))

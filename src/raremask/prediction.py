@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -134,7 +135,8 @@ def predict_files(
     if submission is not None:
         submission.names(file.name for file in files)
     out.mkdir(parents=True, exist_ok=True)
-    broken, shares, written = [], [], {}
+    broken, shares = [], []
+    written: dict[str, Any] = {}
     for file in tqdm(files, desc="Predicting", leave=False, disable=None):
         try:
             image, probability, mask = paint(file)

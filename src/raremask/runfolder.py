@@ -24,7 +24,7 @@ from raremask.tables import TEXT, read_table
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # mypy knows no module that may be missing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ SUFFIXES = ("", "_fov", DEFAULT, f"_fov{DEFAULT}")
 SHOWN = ("dice", "iou", "precision", "recall", "dice_pooled", "dice_fov")
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file through a temporary one, so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     number, name = tempfile.mkstemp(f".{path.name}", dir=path.parent)  # one for each that writes at the same time
@@ -252,7 +252,7 @@ def write_scores(
         empty: Policy for images whose mask and prediction are both empty.
         more: Further scores of each image by name.
     """
-    rows = [{"image": name, "group": group} for name, group in zip(names, groups, strict=True)]
+    rows: list[dict[str, object]] = [{"image": name, "group": group} for name, group in zip(names, groups, strict=True)]
     for suffix, cells in counts.items():
         share = (cells[:, 0] + cells[:, 2]) / cells.sum(axis=1)
         columns = {"foreground": share} | dict(zip(COUNTS, cells.T, strict=True)) | score(cells, empty)

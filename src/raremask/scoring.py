@@ -75,8 +75,9 @@ def judge(trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, split: st
         picture = pictures[index]
         mask = picture.native_mask()[0].numpy()
         counts = {suffix: pixel_counts(prediction, mask)}
-        if picture.valid is not None:
-            counts[f"_fov{suffix}"] = pixel_counts(prediction, mask, picture.native_valid()[0].numpy())
+        valid = picture.native_valid()
+        if valid is not None:
+            counts[f"_fov{suffix}"] = pixel_counts(prediction, mask, valid[0].numpy())
         return counts
 
     def receive_plain(index: int, probability: np.ndarray) -> None:
@@ -88,9 +89,9 @@ def judge(trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, split: st
         picture, prediction = pictures[index], selection(probability)
         mask = picture.native_mask()[0].numpy()
         scores = image_scores(probability, prediction, mask, empty=module.empty)
-        if picture.valid is not None:
-            valid = picture.native_valid()[0].numpy()
-            inside = image_scores(probability, prediction, mask, valid, module.empty, whole=scores)
+        valid = picture.native_valid()
+        if valid is not None:
+            inside = image_scores(probability, prediction, mask, valid[0].numpy(), module.empty, whole=scores)
             scores |= {f"{name}_fov": value for name, value in inside.items() if name not in SCORES}
         scores["objects"] = float(count_objects(mask))
         counts = counts_of(index, prediction, "") | plain[index]
@@ -123,7 +124,8 @@ def choose(
     shelf = Shelf(VALIDATION_BYTES)
     histograms, seen = {}, {}
     for kind in views:
-        counted, kept = {}, {}
+        counted: dict[int, np.ndarray] = {}
+        kept: dict[int, np.ndarray] = {}
 
         def receive(index: int, probability: np.ndarray, counted: dict = counted, kept: dict = kept) -> None:
             counted[index] = histogram(probability, pictures[index].native_mask()[0].numpy())

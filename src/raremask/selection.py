@@ -6,12 +6,13 @@ by a margin and by more than one standard error over the images, or it is noise 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from raremask.metrics.calibration import BINS, counts_at
 from raremask.metrics.overlap import SCORES, score
-from raremask.postprocess import Chain, FillHoles, LargestComponent, MinArea
+from raremask.postprocess import Chain, FillHoles, LargestComponent, MinArea, Step
 
 MARGIN = 0.002  # of the mean score on validation: below this two choices are equally good
 
@@ -43,7 +44,7 @@ class Selection:
 
     def mend(self) -> Chain:
         """Return the chain of steps after the threshold."""
-        steps = {}
+        steps: dict[str, Step] = {}
         if self.min_area:
             steps["min_area"] = MinArea(self.min_area)
         if self.largest:
@@ -194,7 +195,8 @@ def select(
         if convincing(reached, values):
             chosen, values = candidate, reached
     curve = curves[chosen.views]
-    steps = [{"min_area": area} for area in sorted(areas)] + [{"largest": True}] * largest + [{"holes": True}] * holes
+    steps: list[dict[str, Any]] = [{"min_area": area} for area in sorted(areas)]
+    steps += [{"largest": True}] * largest + [{"holes": True}] * holes
     for step in steps:
         candidate = replace(chosen, **step)
         reached = score(counts_of(candidate), empty)[metric]

@@ -92,8 +92,8 @@ class FiniteNumbers(Callback):
             computed["logits"].abs().max(),
             *(computed[name] for name in ("loss", "gradient") if name in computed),
         ]
-        values = torch.stack([value.detach().float() for value in values])
-        self.steps.append({"split": split, "step": trainer.global_step, "images": batch["name"], "values": values})
+        taken = torch.stack([value.detach().float() for value in values])
+        self.steps.append({"split": split, "step": trainer.global_step, "images": batch["name"], "values": taken})
         if trainer.world_size > 1:  # all processes look at the same moment; validation may have more steps in one
             due = split == "train" and len(self.steps) >= self.every
         else:
@@ -118,10 +118,10 @@ class FiniteNumbers(Callback):
                 break
             self.norms.extend(norm for norm in step["values"][2:] if math.isfinite(norm))
         if trainer.world_size > 1:
-            found: list[dict[str, Any] | None] = [None] * trainer.world_size
-            dist.all_gather_object(found, wrong)
+            gathered: list[dict[str, Any] | None] = [None] * trainer.world_size
+            dist.all_gather_object(gathered, wrong)
             # the first step, and of several processes that whose number went wrong first: the others got it from there
-            found = sorted((one for one in found if one), key=lambda one: (one["step"], one["finite"].index(False)))
+            found = sorted((one for one in gathered if one), key=lambda one: (one["step"], one["finite"].index(False)))
             wrong = found[0] if found else None
         if wrong:
             self._stop(trainer, wrong, *self._why(wrong, module))

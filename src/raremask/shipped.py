@@ -187,7 +187,7 @@ def export(model: Shipped, net: nn.Module, kind: str, file: Path) -> float:
     program = torch.export.export(net, (images[1],), dynamic_shapes=anything)
     if kind == "torch_export":
         torch.export.save(program, file, extra_files={f"{KEY}.json": model.text()})
-        again = torch.export.load(file).module()  # written a moment ago by ourselves
+        again: nn.Module = torch.export.load(file).module()  # written a moment ago by ourselves
     else:
         _to_onnx(program, model, file)
         again = OnnxNet(file)
@@ -209,6 +209,7 @@ def _to_onnx(program: torch.export.ExportedProgram, model: Shipped, file: Path) 
     except ImportError as error:
         raise BadInput(MISSING) from error
     made = torch.onnx.export(program, input_names=["image"], output_names=["logits"], dynamo=True, verbose=False)
+    assert made is not None  # with dynamo=True it never is
     made.model.metadata_props[KEY] = model.text()
     made.save(file)
 

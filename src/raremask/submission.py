@@ -145,7 +145,8 @@ def called(file: str, name: str) -> str | int:
     stem = Path(file).stem
     if name == "number" and not (stem.isascii() and stem.isdecimal()):
         raise BadInput(f"{file}: the submission numbers its images, and {stem!r} is no number.")
-    return {"stem": stem, "file": file, "number": int(stem) if name == "number" else 0}[name]
+    names: dict[str, str | int] = {"stem": stem, "file": file, "number": int(stem) if name == "number" else 0}
+    return names[name]
 
 
 def distinct(names: dict[str, str | int]) -> dict[str, str | int]:

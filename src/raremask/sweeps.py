@@ -65,7 +65,7 @@ def run(cfg: DictConfig, train: Callable[[DictConfig, bool], float]) -> float:
         if not isinstance(error, BadInput | Fault):
             traceback.print_exc()
         print(f"\n{folder.name} failed: {error}\n", file=sys.stderr, flush=True)  # now, not after the last job
-        error.shown = True
+        error.shown = True  # type: ignore[attr-defined]  # a mark, whatever kind of error it is
         raise
     finally:
         with suppress(OSError):  # a job is not lost because its neighbour wrote the table at the same moment

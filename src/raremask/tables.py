@@ -4,6 +4,7 @@ import csv
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from raremask import BadInput
 
@@ -31,7 +32,7 @@ class _Lines(list):
     write = list.append
 
 
-def read_table(path: Path) -> list[dict[str, float | str]]:
+def read_table(path: Path) -> list[dict[str, Any]]:
     """Read a CSV of :func:`text`: numbers but for the columns of text; an empty cell is left out.
 
     Raises:

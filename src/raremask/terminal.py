@@ -151,7 +151,7 @@ def say_what_came_out(folder: Path, empty: str, test: Judged) -> None:
     print(f"\nTest, mean over images at native size (an empty mask left empty counts as: {empty})")
     print(format_scores(beside_baselines(counts, empty)))
     print(f"\nChosen on validation: {selection.words()}. {looks_at_test(folder)}")
-    folder = os.path.relpath(folder)
+    near = os.path.relpath(folder)
     if collapsed := collapse(*test.shares()):
         warnings.warn(collapsed, stacklevel=2)
-    print(f"\nPictures: {folder}/figures\nModel:    {folder}/model\nCurves:   tensorboard --logdir {folder}\n")
+    print(f"\nPictures: {near}/figures\nModel:    {near}/model\nCurves:   tensorboard --logdir {near}\n")

@@ -64,7 +64,7 @@ def drawn(trial: optuna.Trial, space: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BadInput: If a range is none.
     """
-    found = {}
+    found: dict[str, Any] = {}
     for path, values in space.items():
         if isinstance(values, list):
             found[path] = trial.suggest_categorical(path, values)
@@ -198,7 +198,7 @@ def draw(study: optuna.Study, monitor: str) -> Figure:
     trials = [trial for trial in study.trials if trial.intermediate_values or trial.value is not None]
     values = [max(trial.intermediate_values.values(), default=trial.value or math.nan) for trial in trials]
     whole = [trial.value is not None for trial in trials]
-    panels = {"trial": [trial.number + 1 for trial in trials]}
+    panels: dict[str, list[Any]] = {"trial": [trial.number + 1 for trial in trials]}
     panels |= {path: [trial.params.get(path) for trial in trials] for path in study.best_params}
     figure = Figure(figsize=(3.4 * len(panels), 3.3), layout="constrained")
     for axis, (name, places) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):

@@ -1,6 +1,7 @@
 """Pictures of a comparison."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,7 +15,7 @@ STYLES = ("-", "--", ":")
 BINS = 6  # of foreground or size, over which means are drawn
 
 
-def looks(labels: Sequence[str]) -> dict[str, dict[str, str]]:
+def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return colour and line style of each label."""
     return {
         label: {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index // len(COLOURS) % len(STYLES)]}
@@ -145,7 +146,7 @@ def learning(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], k
         if there.any():
             axis.plot(np.flatnonzero(there), np.nanmean(padded[:, there], axis=0), label=label, linewidth=2, **look)
     axis.set(xlabel="epoch", ylabel=key, ylim=(0, 1))
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.locator_params("x", integer=True)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     return figure

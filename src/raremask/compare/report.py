@@ -127,7 +127,9 @@ def words(
     said = [f"{best} has the highest mean {metric}: {span(means[best])}."]
     if len(labels) == 1:
         return f"{said[0]} There is nothing to compare it with."
-    others = [labels[1]] + [baseline] * (baseline not in (None, best, labels[1]))
+    others = [labels[1]]
+    if baseline is not None and baseline not in others and baseline != best:
+        others.append(baseline)
     for other, role in zip(others, ("the runner-up", "the baseline"), strict=False):
         pair = found[best, other]
         role = "the runner-up and the baseline" if other == labels[1] == baseline else role

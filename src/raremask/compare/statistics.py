@@ -230,16 +230,17 @@ def pairs(
     random = np.random.default_rng(seed)
     ranked = sorted(scores, key=lambda name: -np.nan_to_num(np.nanmean(scores[name].mean(axis=0)), nan=-np.inf))
     both = list(itertools.combinations(ranked, 2))
-    found, tested = {}, []
+    measured, tested = {}, []
     for first, second in both:
         difference = scores[first].mean(axis=0) - scores[second].mean(axis=0)
         sums, numbers = by_group(difference, groups)
         interval = estimate([scores[first], scores[second]], [1, -1], groups, weights)
         permutation = permutation_test(sums, times, random)
         tested.append(max(permutation, student_test(interval)))
-        found[first, second] = difference, sums / numbers, interval, permutation
+        measured[first, second] = difference, sums / numbers, interval, permutation
+    found: dict[tuple[str, str], Pair] = {}
     for (first, second), corrected in zip(both, holm(tested), strict=True):
-        difference, groupwise, interval, permutation = found[first, second]
+        difference, groupwise, interval, permutation = measured[first, second]
         spread = groupwise.std(ddof=1) if len(groupwise) > 1 else np.nan
         found[first, second] = Pair(
             difference=interval,

@@ -227,12 +227,11 @@ class ImageMaskData(LightningDataModule):
     def _read(self, records: list[Record]) -> list[Picture]:
         with ThreadPoolExecutor() as pool:  # decoders and OpenCV release the interpreter lock
             # disable=None: a bar on a terminal, nothing in a log
-            read = tqdm(
-                pool.map(self._try, records), total=len(records), desc="Reading images", leave=False, disable=None
+            read = list(
+                tqdm(pool.map(self._try, records), total=len(records), desc="Reading images", leave=False, disable=None)
             )
-            pictures, problems = [], []
-            for result in read:
-                (pictures if isinstance(result, Picture) else problems).append(result)
+        pictures = [one for one in read if isinstance(one, Picture)]
+        problems = [one for one in read if not isinstance(one, Picture)]
         if not problems and self.size is None and len(sizes := {picture.size for picture in pictures}) > 1:
             shown = ", ".join(_by(size) for size in sorted(sizes)[:3])
             raise BadInput(f"images have {len(sizes)} sizes, such as {shown}; set dataset.size=[height,width]")
@@ -248,7 +247,7 @@ class ImageMaskData(LightningDataModule):
                 stacklevel=3,
             )
         self.vanished.sort()  # threads find them in any order
-        if self.vanished:
+        if self.vanished and self.size is not None:  # at the native size none does
             warnings.warn(
                 f"{len(self.vanished)} of {len(records)} masks lose all their foreground at dataset.size="
                 f"{list(self.size)}, such as {', '.join(self.vanished[:3])}: training takes them as empty. Use "
@@ -391,7 +390,7 @@ def _digest(*arrays: np.ndarray | None) -> str:
     for array in arrays:
         if array is not None:
             digest.update(f"{array.shape}{array.dtype}".encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

@@ -30,7 +30,7 @@ class Folder(ImageMaskData):
         self.bits = bits
         if pairs is None and (images is None or masks is None):
             raise ValueError("dataset.images and dataset.masks must both be given, or dataset.pairs")
-        self.images, self.masks, self.table = images, masks, pairs
+        self.images, self.masks, self.table = Path(images or ""), Path(masks or ""), pairs
 
     def records(self) -> list[Record]:
         """Return the records of all pairs.
@@ -39,7 +39,7 @@ class Folder(ImageMaskData):
             BadInput: If images and masks do not pair, or a split of the table is unknown.
         """
         if self.table is None:
-            found = pairs(Path(self.images), Path(self.masks))
+            found = pairs(self.images, self.masks)
             return [Record(image.stem, image.stem, image, mask) for image, mask in found]
         rows = table(Path(self.table))
         given = {row.get("split") or "" for row in rows}

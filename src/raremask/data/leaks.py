@@ -60,8 +60,8 @@ def twins(images: Sequence[np.ndarray], parts: Sequence[str] | None = None, like
     """
     if len(images) < 2:
         return []
-    parts = np.zeros(len(images), dtype=int) if parts is None else np.unique(parts, return_inverse=True)[1]
-    apart = bool(parts.any())
+    part = np.zeros(len(images), dtype=int) if parts is None else np.unique(parts, return_inverse=True)[1]
+    apart = bool(part.any())
     digests = [blake2b(repr(image.shape).encode() + image.tobytes(), digest_size=16).digest() for image in images]
     exact = np.unique(digests, return_inverse=True)[1]
     plain = _described(images)
@@ -84,7 +84,7 @@ def twins(images: Sequence[np.ndarray], parts: Sequence[str] | None = None, like
         same = exact[start:stop, None] == exact[None, start:]
         alike[same], turn[same] = 1, 0
         if apart:
-            alike[parts[start:stop, None] == parts[None, start:]] = -1
+            alike[part[start:stop, None] == part[None, start:]] = -1
         alike[np.tril_indices(stop - start, 0, len(images) - start)] = -1
         found += [
             Twins(start + int(row), start + int(column), float(alike[row, column]), int(turn[row, column]))
@@ -152,7 +152,7 @@ def table(found: Sequence[Twins], placed: Sequence[tuple[str, str, str]]) -> str
 def _described(images: Sequence[np.ndarray]) -> np.ndarray:
     """Fine structure of each image with the same contrast everywhere, `(n, SIDE, SIDE)` float32; 0 for a flat one."""
     margin = SIDE // 8  # the edge, where frames and rulers are, fades out
-    window = np.zeros((SIDE, SIDE), np.float32)
+    window: np.ndarray = np.zeros((SIDE, SIDE), np.float32)
     window[margin:-margin, margin:-margin] = 1
     window = cv2.GaussianBlur(window, (0, 0), margin / 2)
     described = np.empty((len(images), SIDE, SIDE), np.float32)

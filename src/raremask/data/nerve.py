@@ -67,7 +67,7 @@ class Nerve(ImageMaskData):
             )
         return [WrittenMask(path.stem, _subject(path), path, listed, runs=runs[path.stem]) for path in images]
 
-    def arrays(self, record: Record) -> tuple[np.ndarray, np.ndarray, None]:
+    def arrays(self, record: Record) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Return one image and its mask, from its file or its run lengths."""
         if not isinstance(record, WrittenMask):
             return super().arrays(record)

@@ -42,8 +42,8 @@ def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
         if len(fitting) == 1:
             found.append((picture, fitting[0]))
         else:
-            names = ", ".join(path.name for path in fitting) or f"none of {picture.stem}[_mask|_segmentation].* there"
-            problems.append(f"{picture}: one mask is needed in {masks}; got {names}")
+            got = ", ".join(path.name for path in fitting) or f"none of {picture.stem}[_mask|_segmentation].* there"
+            problems.append(f"{picture}: one mask is needed in {masks}; got {got}")
     _refuse(problems, f"images in {images} and masks in {masks} do not pair")
     left = sorted({path.name for path in drawn} - {mask.name for _, mask in found})
     other = sorted(

@@ -70,6 +70,8 @@ class Phantom(ImageMaskData):
         ValueError: If a number is out of its range or `kind` is unknown.
     """
 
+    size: tuple[int, int]  # never None: it must be given
+
     def __init__(
         self,
         kind: str = "mixed",
@@ -112,7 +114,7 @@ class Phantom(ImageMaskData):
         name = f"{split}_{index:04d}_{kind}"
         return Recipe(name, name, NOWHERE, NOWHERE, split=split, kind=kind, fraction=fraction, seed=seed)
 
-    def arrays(self, record: Recipe) -> tuple[np.ndarray, np.ndarray, None]:
+    def arrays(self, record: Recipe) -> tuple[np.ndarray, np.ndarray, None]:  # type: ignore[override]  # its own
         """Draw one phantom: its image `(h, w, C)` uint8 and its mask `(h, w)` boolean."""
         random = np.random.default_rng([*record.seed, 1])
         height, width = self.size
@@ -143,7 +145,7 @@ def _skin(random: np.random.Generator, mask: np.ndarray, channels: int) -> np.nd
     """Light skin with a dark patch of uneven pigment, freckles, hairs and a darker rim of the picture."""
     height, width = mask.shape
     unit = min(height, width) / 128
-    pigment = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), random.uniform(1, 5) * unit)
+    pigment: np.ndarray = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), random.uniform(1, 5) * unit)
     pigment *= random.uniform(0.15, 0.6) * (1 + 1.5 * _cloud(random, mask.shape, 4) + _cloud(random, mask.shape, 16))
     pigment += random.uniform(0, 0.8) * _cloud(random, mask.shape, 4).clip(0, None)  # skin that has some of it too
     for _ in range(random.integers(2, 9)):  # freckles: small, and not foreground
@@ -203,8 +205,8 @@ def _lookalikes(random: np.random.Generator, size: tuple[int, int]) -> np.ndarra
         cv2.circle(canvas, center, int(random.integers(3, max(4, min(size) // 10))), 1.0, -1)
     smear = cv2.GaussianBlur(canvas, (0, 0), min(size) / 14)
     line = np.zeros(size, np.float32)
-    ends = [(int(random.integers(size[1])), int(random.integers(size[0]))) for _ in range(2)]
-    cv2.line(line, *ends, 1.0, 1)
+    start, end = ((int(random.integers(size[1])), int(random.integers(size[0]))) for _ in range(2))
+    cv2.line(line, start, end, 1.0, 1)
     return 0.25 * smear - 0.06 * cv2.GaussianBlur(line, (0, 0), 2.5)
 
 
@@ -214,9 +216,9 @@ def _polyp(random: np.random.Generator, mask: np.ndarray, area: float) -> None:
     angle = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     for share in random.dirichlet(np.full(number, 4.0)):
         radius = np.sqrt(share * area / np.pi) - 0.5  # fillPoly paints the outline too
-        wave = sum(random.normal(0, 0.25 / k) * np.cos(k * angle + random.uniform(0, 6.3)) for k in (2, 3, 4))
+        waves = [random.normal(0, 0.25 / k) * np.cos(k * angle + random.uniform(0, 6.3)) for k in (2, 3, 4)]
         center = random.uniform(0.15, 0.85, 2) * mask.shape[::-1]
-        outline = center + (radius * (1 + wave).clip(0.4, None)).clip(0, None)[:, None] * np.stack(
+        outline = center + (radius * (1 + np.sum(waves, axis=0)).clip(0.4, None)).clip(0, None)[:, None] * np.stack(
             [np.cos(angle), np.sin(angle)], 1
         )
         cv2.fillPoly(mask, [np.round(outline).astype(np.int32)], 1)
@@ -240,8 +242,8 @@ def _vessel(random: np.random.Generator, mask: np.ndarray, area: float) -> None:
         for _ in range(int(random.integers(3, 7))):
             direction += random.normal(0, 0.25)
             ahead = point + 6 * scale * np.array([np.cos(direction), np.sin(direction)])
-            ends = [tuple(round(float(value)) for value in end) for end in (point, ahead)]
-            cv2.line(mask, *ends, 1, max(1, round(thickness)))
+            here, there = ((round(float(x)), round(float(y))) for x, y in (point, ahead))
+            cv2.line(mask, here, there, 1, max(1, round(thickness)))
             point = ahead
             if mask.sum() >= area:
                 return
@@ -260,9 +262,9 @@ def _speck(random: np.random.Generator, mask: np.ndarray, area: float) -> None:
 def _lesion(random: np.random.Generator, mask: np.ndarray, area: float) -> None:
     """One large shape near the middle with a ragged outline."""
     angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
-    wave = sum(random.normal(0, 0.3 / k) * np.cos(k * angle + random.uniform(0, 6.3)) for k in (2, 3, 5, 8, 13, 21))
+    waves = [random.normal(0, 0.3 / k) * np.cos(k * angle + random.uniform(0, 6.3)) for k in (2, 3, 5, 8, 13, 21)]
     squeeze = np.array([1.0, random.uniform(0.6, 1.0)])
-    radius = np.sqrt(area / np.pi / squeeze[1]) * (1 + wave).clip(0.4, None)
+    radius = np.sqrt(area / np.pi / squeeze[1]) * (1 + np.sum(waves, axis=0)).clip(0.4, None)
     radius *= np.sqrt(area / np.pi / squeeze[1]) / np.sqrt((radius**2).mean())  # as large as is asked for
     center = random.uniform(0.35, 0.65, 2) * mask.shape[::-1]
     outline = center + (radius - 0.5)[:, None] * squeeze * np.stack([np.cos(angle), np.sin(angle)], 1)

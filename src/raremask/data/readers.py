@@ -156,13 +156,13 @@ def _read(path: Path) -> np.ndarray:
 
 def _read_with_tifffile(path: Path) -> np.ndarray:
     with tifffile.TiffFile(path) as file:
-        page = file.pages[0]
+        page = file.pages.first
         _refuse_if_huge(path, page.imagewidth, page.imagelength * len(file.pages))
         pixels = file.asarray()
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
             return ~pixels
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE and pixels.ndim == 2:
-            return np.ascontiguousarray((page.colormap[:, pixels] >> 8).astype(np.uint8).transpose(1, 2, 0))
+            return np.ascontiguousarray((np.asarray(page.colormap)[:, pixels] >> 8).astype(np.uint8).transpose(1, 2, 0))
         if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:
             return np.ascontiguousarray(pixels.transpose(1, 2, 0))
         return pixels
@@ -171,12 +171,12 @@ def _read_with_tifffile(path: Path) -> np.ndarray:
 def _read_with_pillow(path: Path) -> np.ndarray:
     with Image.open(path, formats=FORMATS) as image:
         _refuse_if_huge(path, *image.size)
-        image = ImageOps.exif_transpose(image)
-        if image.mode in ("P", "PA", "LA"):
-            image = image.convert("RGBA" if "A" in image.mode else "RGB")
-        elif image.mode in ("CMYK", "YCbCr"):
-            image = image.convert("RGB")
-        return np.asarray(image)
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in ("P", "PA", "LA"):
+            upright = upright.convert("RGBA" if "A" in upright.mode else "RGB")
+        elif upright.mode in ("CMYK", "YCbCr"):
+            upright = upright.convert("RGB")
+        return np.asarray(upright)
 
 
 def _refuse_if_huge(path: Path, width: int, height: int) -> None:

@@ -57,6 +57,7 @@ class Picture:
 
     def native_mask(self) -> Tensor:
         """Return the mask as its file has it, `(1, height, width)` boolean."""
+        assert self.packed is not None  # but in training, where nothing asks
         return _unpack(self.packed, self.size)
 
     def native_valid(self) -> Tensor | None:
@@ -116,7 +117,7 @@ class Pictures(Dataset):
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Stack what has one size (`image`, `mask`, `valid`, `index`); keep the rest as lists."""
-    batch = {key: [sample[key] for sample in samples] for key in samples[0]}
+    batch: dict[str, Any] = {key: [sample[key] for sample in samples] for key in samples[0]}
     for key in ("image", "mask", "valid"):
         if key in batch:
             batch[key] = torch.stack(batch[key])
@@ -143,7 +144,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
         share: Which share of the draws has foreground, in [0, 1]; None takes samples as they come.
     """
 
-    def __init__(self, filled: Sequence[bool], seed: int, draws: int = 1, share: float | None = None):
+    def __init__(self, filled: Sequence[bool] | np.ndarray, seed: int, draws: int = 1, share: float | None = None):
         filled = np.asarray(filled, dtype=bool)
         self.length, self.total, self.seed, self.epoch = len(filled), len(filled) * draws, seed, 0
         if share is None:
@@ -166,7 +167,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
         drawn = np.concatenate([_rounds(random, part, number) for part, number in self.parts])
         order = drawn if len(self.parts) == 1 else random.permutation(drawn)
         seeds = random.integers(2**31, size=self.length)
-        times = Counter()
+        times: Counter[int] = Counter()
         for position in range(len(self) * world):
             index = int(order[position % self.total])
             if position % world == rank:

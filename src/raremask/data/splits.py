@@ -59,7 +59,11 @@ class Split:
         self.words = ""  # after a call: what was kept and what was drawn
 
     def __call__(
-        self, names: Sequence[str], groups: Sequence[str], fixed: Sequence[str | None], foreground: Sequence[float]
+        self,
+        names: Sequence[str],
+        groups: Sequence[str] | np.ndarray,
+        fixed: Sequence[str | None],
+        foreground: Sequence[float] | np.ndarray,
     ) -> list[str]:
         """Return `train`, `val` or `test` for each image.
 
@@ -82,11 +86,11 @@ class Split:
                 )
             groups = np.asarray(names)
         if self.file is not None and self.file.suffix.lower() != ".json":
-            chosen = self._of_table(names, fixed)
+            chosen = self._of_table(self.file, names, fixed)
         elif self.file is not None:
-            chosen = self._carved(self._of_nnunet(names, fixed), groups, foreground)
+            chosen = self._carved(self._of_nnunet(self.file, names, fixed), groups, foreground)
         elif self.fold is not None:
-            chosen = self._folded(fixed, groups, foreground)
+            chosen = self._folded(self.fold, fixed, groups, foreground)
         else:
             chosen = self._carved(fixed, groups, foreground)
         _check(chosen, groups)
@@ -125,7 +129,7 @@ class Split:
                 chosen[index] = split
         return [split or "train" for split in chosen]
 
-    def _folded(self, fixed: list[str | None], groups: np.ndarray, foreground: np.ndarray) -> list[str]:
+    def _folded(self, fold: int, fixed: list[str | None], groups: np.ndarray, foreground: np.ndarray) -> list[str]:
         free = np.array([index for index, split in enumerate(fixed) if split != "test"], dtype=int)
         count, least = len(set(groups[free])), max(self.folds, 2 if "test" in fixed else 3)
         if self.folds < 3 and "test" not in fixed:
@@ -134,44 +138,42 @@ class Split:
             raise BadInput(f"split.folds={self.folds} needs as many groups; the dataset has {count}.")
         part = deal(groups[free], foreground[free], self.folds, self.seed)
         chosen = ["test" if split == "test" else "train" for split in fixed]
-        for index in free[part == self.fold]:
+        for index in free[part == fold]:
             chosen[index] = "val" if "test" in fixed else "test"
         if "test" not in fixed:
-            for index in free[part == (self.fold + 1) % self.folds]:
+            for index in free[part == (fold + 1) % self.folds]:
                 chosen[index] = "val"
         return chosen
 
-    def _of_table(self, names: Sequence[str], fixed: Sequence[str | None]) -> list[str]:
-        rows = read_csv(self.file, needed=("image", "split"))
+    def _of_table(self, file: Path, names: Sequence[str], fixed: Sequence[str | None]) -> list[str]:
+        rows = read_csv(file, needed=("image", "split"))
         twice = [name for name, times in Counter(row["image"] for row in rows).items() if times > 1]
         unknown = sorted({row["split"] or "(empty)" for row in rows} - set(SPLITS))
         if unknown or twice:
             problem = f"{twice[0]} stands there twice" if twice else f"got {unknown[0]}"
-            raise BadInput(f"split.file={self.file}: each image once, and {', '.join(SPLITS)}; {problem}.")
+            raise BadInput(f"split.file={file}: each image once, and {', '.join(SPLITS)}; {problem}.")
         listed = {row["image"]: row["split"] for row in rows}
         self._agree(set(listed), set(names))
         for name, its in zip(names, fixed, strict=True):
             if its == "test" and listed[name] != "test":
-                raise BadInput(
-                    f"split.file={self.file}: {name} is of the dataset's test split, and is in {listed[name]}."
-                )
+                raise BadInput(f"split.file={file}: {name} is of the dataset's test split, and is in {listed[name]}.")
         return [listed[name] for name in names]
 
-    def _of_nnunet(self, names: Sequence[str], fixed: list[str | None]) -> list[str | None]:
+    def _of_nnunet(self, file: Path, names: Sequence[str], fixed: list[str | None]) -> list[str | None]:
         fold = self.fold or 0
         try:
-            folds = json.loads(self.file.read_text(encoding="utf-8"))
+            folds = json.loads(file.read_text(encoding="utf-8"))
             lists = {split: {str(name) for name in folds[fold][split]} for split in ("train", "val")}
         except (OSError, ValueError, TypeError, LookupError) as error:
             raise BadInput(
-                f"split.file={self.file}: fold {fold} is no list of train and val ({type(error).__name__}: {error})"
+                f"split.file={file}: fold {fold} is no list of train and val ({type(error).__name__}: {error})"
             ) from error
         self._agree(
             lists["train"] | lists["val"],
             {name for name, split in zip(names, fixed, strict=True) if split != "test"},
         )
         if both := sorted(lists["train"] & lists["val"]):
-            raise BadInput(f"split.file={self.file}: {both[0]} is in train and in val of fold {fold}.")
+            raise BadInput(f"split.file={file}: {both[0]} is in train and in val of fold {fold}.")
         if "test" in fixed:
             return [
                 split if split == "test" else "val" if name in lists["val"] else "train"

@@ -252,4 +252,5 @@ class Structure(nn.Module):
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the scalar loss of `logits` and `mask`, both `(B, 1, H, W)`."""
-        return sum(self.parts(logits, mask).values())
+        parts = self.parts(logits, mask)
+        return parts["bce"] + parts["iou"]

@@ -1,6 +1,8 @@
 """Losses made of losses."""
 
 from collections.abc import Mapping
+from functools import reduce
+from operator import add
 
 from torch import Tensor, nn
 
@@ -45,4 +47,4 @@ class Sum(nn.Module):
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the scalar loss of `logits` and `mask`, both `(B, 1, H, W)`."""
-        return sum(self.parts(logits, mask).values())
+        return reduce(add, self.parts(logits, mask).values())

@@ -103,4 +103,4 @@ def _grouped(counted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels, sum of their probabilities and foreground pixels in each group."""
     group = np.arange(BINS) * GROUPS // BINS
     pixels = counted.sum(axis=0)
-    return tuple(np.bincount(group, weights) for weights in (pixels, pixels * MIDDLES, counted[1]))
+    return np.bincount(group, pixels), np.bincount(group, pixels * MIDDLES), np.bincount(group, counted[1])

@@ -35,6 +35,7 @@ class ImageCounts(Metric):
     """
 
     full_state_update = False
+    rows: list[Tensor]
 
     def __init__(self):
         super().__init__()
@@ -61,6 +62,7 @@ class Means(Metric):
     """
 
     full_state_update = False
+    rows: list[Tensor]
 
     def __init__(self):
         super().__init__()

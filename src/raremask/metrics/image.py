@@ -44,12 +44,12 @@ def image_scores(
     shapes = {part.shape for part in (probability, prediction, mask, valid) if part is not None}
     if len(shapes) > 1:
         raise ValueError(f"probability, prediction, mask and valid must have one shape; got {sorted(shapes)}")
-    measured = whole is not None and valid is not None and not ((prediction | mask) & ~valid).any()
+    measured = None if whole is None or valid is None or ((prediction | mask) & ~valid).any() else whole
     if valid is not None:
         prediction, mask = prediction & valid, mask & valid
     counts = np.array([pixel_counts(prediction, mask, valid)])
     by_pixels = {name: float(values[0]) for name, values in (score(counts, empty) | more_scores(counts, empty)).items()}
-    by_shape = {name: whole[name] for name in SHAPES} if measured else _shape_scores(prediction, mask, tolerance)
+    by_shape = {name: measured[name] for name in SHAPES} if measured else _shape_scores(prediction, mask, tolerance)
     if not counts[0, :3].any() and empty != "one":
         diagonal = float(np.hypot(*mask.shape))
         by_shape = {
