@@ -132,6 +132,20 @@ def test_a_cosine_and_workers_go_on_where_they_were(trainings, tried):
     tried("Killed and gone on with", "with a cosine and a worker, inside a step", "the same, bit for bit")
 
 
+def test_a_moving_average_of_the_weights_goes_on_where_it_was(trainings, tried):
+    settings = (*TINY, "callbacks=ema", "model.norm=batch", "trainer.max_epochs=4")
+    for name, kill in (("average", {}), ("average_broken", {"signal": signal.SIGKILL, "function": STEP, "call": 8})):
+        code, _ = train(trainings, name, settings=settings, **kill)
+        assert code == (-signal.SIGKILL if kill else 0), trainings.log(name)
+    code, _ = train(trainings, "average_broken", settings=settings)
+    assert code == 0, trainings.log("average_broken")
+    folders = [trainings.folder / name for name in ("average", "average_broken")]
+    assert outcome(folders[0]) == outcome(folders[1])
+    last = torch.load(folders[0] / "checkpoints" / "last.ckpt", weights_only=True)
+    assert not torch.equal(*(last[key]["net.head.weight"] for key in ("state_dict", "current_model_state")))
+    tried("Killed and gone on with", "with a moving average of the weights, inside a step", "the same, bit for bit")
+
+
 # --- asked to end -----------------------------------------------------------------------------------------------------
 
 
