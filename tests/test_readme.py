@@ -27,15 +27,24 @@ COMMANDS = re.findall(
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
-def test_the_pages_show_commands():
-    assert len(COMMANDS) > 20
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_a_link_leads_somewhere(page):
     folder = ROOT if page == "README.md" else ROOT / "docs"
-    for link in re.findall(r"\]\(([^)#:]*)(?:#[\w-]*)?\)", PAGES[page]):
+    for link, anchor in re.findall(r"\]\(([^)#:]*)#?([\w-]*)\)", PAGES[page]):
         assert not link or (folder / link).exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", (folder / link).read_text() if link else PAGES[page], re.MULTILINE)
+            assert anchor in {heading.lower().replace(" ", "-") for heading in headings}, anchor
+
+
+def test_a_script_of_the_pages_is_there():
+    scripts = set(re.findall(r"scripts/\w+\.\w+", "".join(PAGES.values())))
+    for script in scripts:
+        assert (ROOT / script).is_file(), script
+
+
+def test_every_command_is_shown():
+    assert {script for script, _ in COMMANDS} == {path.stem for path in (ROOT / "src").glob("*.py")}
 
 
 @pytest.mark.parametrize(("script", "arguments"), dict.fromkeys(COMMANDS), ids=lambda value: value.strip())

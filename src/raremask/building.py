@@ -234,6 +234,7 @@ def build_trainer(cfg: DictConfig, **parts: Any) -> pl.Trainer:
     on_gpu = torch.cuda.is_available() and cfg.accelerator in ("auto", "gpu", "cuda")
     if cfg.accelerator in ("gpu", "cuda") and not on_gpu:
         raise BadInput("trainer=gpu asks for a GPU, and PyTorch sees none. Use trainer=auto or trainer=cpu.")
+    accelerator = "gpu" if on_gpu else "cpu" if cfg.accelerator == "auto" else cfg.accelerator  # auto would take an MPS
     if cfg.get("check_val_every_n_epoch", 1) != 1:
         raise BadInput(
             "trainer.check_val_every_n_epoch must be 1: the last checkpoint and the plateau follow every epoch."
@@ -253,7 +254,7 @@ def build_trainer(cfg: DictConfig, **parts: Any) -> pl.Trainer:
     plugins = [WholeFiles()]
     if SLURMEnvironment.detect():  # its own handler writes a checkpoint in the middle of a step, and has hung at that
         plugins.append(SLURMEnvironment(auto_requeue=False))
-    return instantiate(cfg, precision=precision, plugins=plugins, **parts)
+    return instantiate(cfg, accelerator=accelerator, precision=precision, plugins=plugins, **parts)
 
 
 def _cpu_computes_in(precision: str) -> bool:

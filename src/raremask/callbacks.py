@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, EMAWeightAveraging, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
@@ -133,6 +133,24 @@ class Patience(EarlyStopping):
         """End at once if the patience was used up before; Lightning would look only after another epoch."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
+
+
+class MovingAverage(EMAWeightAveraging):
+    """Validates and keeps an exponential moving average of the weights, instead of the last step's.
+
+    Lightning's own makes the average before the network has been moved to its GPU, and would copy every weight to the
+    host after every step.
+
+    Args:
+        decay: Share of the average that stays at a step, in [0, 1): with 0.99 the last hundred steps or so count.
+    """
+
+    def __init__(self, decay: float = 0.99):
+        super().__init__(decay=decay)
+
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Take the average to where the network is."""
+        self._average_model.to(module.device)
 
 
 class History(Checkpoint):

@@ -23,9 +23,10 @@ class Segmenter(LightningModule):
     Logged per epoch: `train/loss` and its named terms, the scores of :func:`~raremask.metrics.overlap.summary` and of
     :func:`~raremask.collapse.extremes` under `train/` and `val/`, `val/probability_spread` (standard deviation of the
     probabilities within an image, mean over images), `val/contrast` (probability inside the foreground over that
-    outside, mean over images that have both), and `optim/grad_norm`. Training scores are taken at the network's
-    size, all others at the native size of each image. Where a dataset has a validity mask (a field of view), scores
-    over its pixels alone stand beside the others under names that end in `_fov`.
+    outside, mean over images that have both; NaN if none has), and `optim/grad_norm` (overflows of float16 left out).
+    Training scores are taken at the network's size, all others at the native size of each image. Where a dataset has a
+    validity mask (a field of view), scores over its pixels alone stand beside the others under names that end in
+    `_fov`.
 
     Args:
         net: Gives logits `(B, 1, H, W)` for an image `(B, C, H, W)`.

@@ -184,7 +184,7 @@ def tune(cfg: DictConfig) -> float:
             scores.append(score)
             tell(epoch, score)
 
-        parts = [instantiate(one.callbacks[name]) for name in ("progress", "early_stopping") if name in one.callbacks]
+        parts = [instantiate(part) for name, part in one.callbacks.items() if name not in tuning.OF_A_FOLDER]
         parts.append(tuning.Judged(one.monitor, told))
         trainer = build_trainer(one.trainer, callbacks=parts, logger=False, enable_checkpointing=False)
         trainer.fit(module, datamodule=data)

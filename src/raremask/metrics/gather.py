@@ -81,7 +81,7 @@ class Means(Metric):
         self.rows.append(torch.stack([*numbers, torch.full_like(numbers[0], 1.0) * weight])[None])
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the mean of each name over all steps and processes."""
-        rows = dim_zero_cat(self.rows).double()
+        """Return the mean of each name over all steps and processes, on the host; NaN where nothing has a weight."""
+        rows = dim_zero_cat(self.rows).cpu().double()  # on the host, for not every device has 64 bits
         means = (rows[:, :-1] * rows[:, -1:]).sum(dim=0) / rows[:, -1].sum()
         return dict(zip(self.names, means.float(), strict=True))
