@@ -27,6 +27,8 @@ from raremask.runlengths import RunLengths
 from raremask.selection import Selection
 from raremask.tables import read_table
 
+#: In float32: half precision rounds batches of another size otherwise.
+DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true")
 TWO_STAGE = (
     "callbacks=two_stage",
     "callbacks.switch.epoch=3",
@@ -743,7 +745,7 @@ def test_mixed_precision_on_a_cpu_without_hardware_for_it_is_warned_of(monkeypat
 def test_two_processes_score_every_image_once_like_one(tmp_path):
     """Evaluation is divided between processes; training sees the same number of steps in each."""
     tables = []
-    for name, extra in (("one", []), ("two", ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"])):
+    for name, extra in (("one", []), ("two", DDP)):
         folder = tmp_path / name
         settings = [setting for setting in TINY if extra == [] or not setting.startswith("trainer=")]
         # batches of one: rank 0 has a validation batch more, so nothing in validation may wait for the other process
@@ -762,7 +764,7 @@ def test_two_processes_learn_what_one_does_with_their_batches_together(tmp_path,
     states, tables = [], []
     for name, extra in (
         ("one", ["dataset.batch_size=4"]),
-        ("two", ["dataset.batch_size=2", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]),
+        ("two", ["dataset.batch_size=2", *DDP]),
     ):
         settings = [setting for setting in TINY if name == "one" or not setting.startswith("trainer=")]
         script = [str(ROOT / "src" / "train.py"), *settings, "augment=thesis", "trainer.max_epochs=3", *extra]
@@ -798,7 +800,7 @@ def test_of_two_processes_that_is_named_in_which_a_number_went_wrong_first(tmp_p
     """The second one is at fault; the first one only gets its gradient."""
     (tmp_path / "broken.py").write_text(BROKEN_LOSS)
     settings = [setting for setting in TINY if not setting.startswith("trainer=")]
-    settings += ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "dataset.batch_size=1"]
+    settings += [*DDP, "dataset.batch_size=1"]
     settings += ["loss=bce", "loss._target_=broken.Broken", f"hydra.run.dir={tmp_path / 'run'}"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = python(str(ROOT / "src" / "train.py"), *settings, env=environment, timeout=240)
