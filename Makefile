@@ -31,7 +31,7 @@ lint: setup
 	$(BIN)/python -m mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --cov=raremask --cov-report=term:skip-covered  # in this process; many tests start others
 
 clean:
 	rm -rf .venv
