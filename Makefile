@@ -30,8 +30,8 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/python -m mypy
 
-test: lint
-	$(BIN)/python -m pytest --cov=raremask --cov-report=term:skip-covered  # in this process; many tests start others
+test: lint  # coverage: of what runs in the tests' own process; many start others
+	$(BIN)/python -m pytest --cov=raremask --cov-report=term:skip-covered
 
 clean:
 	rm -rf .venv
