@@ -142,3 +142,9 @@ def test_a_resumed_run_writes_where_it_began(tmp_path):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "config.yaml").touch()
     assert run_folder(str(tmp_path), "new") == str(tmp_path)
+
+
+def test_a_command_is_called_as_it_was(monkeypatch):
+    for typed, called in (("src/train.py", "python src/compare.py"), ("/usr/bin/raremask-train", "raremask-compare")):
+        monkeypatch.setattr(sys, "argv", [typed])
+        assert commandline.program("compare") == called

@@ -1,6 +1,7 @@
 """Every choice in `conf/` is covered by being there: no list of names to keep."""
 
 import inspect
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -107,6 +108,13 @@ def test_a_choice_can_be_made(composed, group, choice):
         made(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0))
     elif group == "model":
         assert made.eval()(torch.rand(1, 3, 40, 50)).shape == (1, 1, 40, 50)
+
+
+def test_every_folder_of_the_package_is_installed():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent for path in (ROOT / "src" / "raremask").rglob("*.py")}
+    there = {".".join(folder.relative_to(ROOT / "src").parts) for folder in folders}
+    assert set(listed) == there | {"raremask.conf"}
 
 
 def test_the_settings_of_the_split_are_spelled_in_full(composed):

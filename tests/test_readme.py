@@ -39,6 +39,7 @@ def test_a_link_leads_somewhere(page):
 
 def test_a_script_of_the_pages_is_there():
     scripts = set(re.findall(r"scripts/\w+\.\w+", "".join(PAGES.values())))
+    assert scripts
     for script in scripts:
         assert (ROOT / script).is_file(), script
 

@@ -49,7 +49,7 @@ def image_scores(
         prediction, mask = prediction & valid, mask & valid
     counts = np.array([pixel_counts(prediction, mask, valid)])
     by_pixels = {name: float(values[0]) for name, values in (score(counts, empty) | more_scores(counts, empty)).items()}
-    by_shape = {name: measured[name] for name in SHAPES} if measured else _shape_scores(prediction, mask, tolerance)
+    by_shape = dict(measured) if measured else _shape_scores(prediction, mask, tolerance)
     if not counts[0, :3].any() and empty != "one":
         diagonal = float(np.hypot(*mask.shape))
         by_shape = {
@@ -57,7 +57,8 @@ def image_scores(
             for name in by_shape
         }
     counted = histogram(probability, mask, valid)
-    return by_pixels | by_shape | {"average_precision": average_precision(counted)} | calibration_scores(counted)
+    by_probability = {"average_precision": average_precision(counted)} | calibration_scores(counted)
+    return by_pixels | by_shape | by_pixels | by_probability  # of what was measured before, only shapes are kept
 
 
 def _shape_scores(prediction: np.ndarray, mask: np.ndarray, tolerance: float) -> dict[str, float]:
@@ -67,6 +68,3 @@ def _shape_scores(prediction: np.ndarray, mask: np.ndarray, tolerance: float) ->
         **detection_scores(prediction, mask),
         "centreline_dice": centreline_dice(prediction, mask),
     }
-
-
-SHAPES = tuple(_shape_scores(np.ones((1, 1), bool), np.ones((1, 1), bool), 1.0))  # their names
