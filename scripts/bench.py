@@ -404,6 +404,7 @@ def prediction(data_dir: Path) -> list[Row]:
     with scratch() as folder:
         cfg = composed(folder, *THESIS, f"data_dir={data_dir}")
         data, module = build(cfg)
+        _teach(module, data, cfg)
         source = folder / "images"
         source.mkdir()
         for record in data.records()[:64]:
