@@ -43,7 +43,7 @@ def critical_difference(means: Mapping[str, Estimate], stretches: Sequence[tuple
     for index, (first, last) in enumerate(stretches):
         axis.plot([right + (index + 1) * step] * 2, [first - 0.2, last + 0.2], color="black", linewidth=3)
     axis.set_yticks(range(len(means)), list(means))
-    axis.invert_yaxis()
+    axis.set_ylim(len(means) - 0.5, -0.5)  # the first on top
     axis.set_xlabel(f"mean {metric}, 95 % interval; a bar joins what is not told apart")
     axis.grid(axis="x", alpha=0.3)
     return figure
@@ -65,7 +65,7 @@ def ranking(shares: Mapping[str, np.ndarray]) -> Figure:
         axis.barh(range(places), width, left=left, color=str(shade), edgecolor="white", label=f"{place + 1}.")
         left += width
     axis.set_yticks(range(places), list(shares))
-    axis.invert_yaxis()
+    axis.set_ylim(places - 0.5, -0.5)  # the first on top
     axis.set(xlim=(0, 1), xlabel="share of the bootstrap draws in which it takes this place")
     if places <= 10:
         axis.legend(ncols=places, fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
@@ -85,9 +85,9 @@ def differences(pairs: Mapping[tuple[str, str], Pair], margin: float, most: int 
             axis.plot([one.low, one.high], [place, place], color=colour, linewidth=2)
         axis.plot(one.value, place, marker="o", color=colour, markerfacecolor=colour if pair.told_apart else "white")
     axis.set_yticks(range(len(shown)), [f"{first} \N{MINUS SIGN} {second}" for (first, second), _ in shown])
-    axis.invert_yaxis()
+    axis.set_ylim(len(shown) - 0.5, -0.5)  # the first on top
     axis.set_xlabel("mean difference, 95 % interval; filled: told apart after correction")
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     axis.grid(axis="x", alpha=0.3)
     return figure
 
