@@ -139,8 +139,9 @@ def test_what_cannot_be_compared_is_refused(sweep, tmp_path):
     with pytest.raises(BadInput, match="There is no run at or below"):
         results.find([tmp_path])
     folder = sweep(seeds=(0,))
-    with pytest.raises(BadInput, match=r"metric=dise is not in the tables; there are: .*dice"):
-        results.table(labelled(folder), "dise")
+    for name in ("dise", "group", "foreground", "tp"):
+        with pytest.raises(BadInput, match=rf"metric={name} is no score in the tables; there are: dice, "):
+            results.table(labelled(folder), name)
     status = folder / "dice_0_None" / "status.json"
     status.write_text(status.read_text().replace("cvc", "drive"))
     with pytest.raises(BadInput, match="Runs of different datasets cannot be compared: cvc, drive"):

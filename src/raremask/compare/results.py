@@ -25,6 +25,7 @@ NOT_A_METHOD = (
     *("trainer", "dataset.root", "dataset.workers", "dataset.memory", "hydra"),
 )
 BUDGET = ("trainer.max_epochs", "dataset.size", "dataset.batch_size", "dataset.draws")  # what should be equal
+NO_SCORES = ("image", "group", "foreground", "objects", *COUNTS)  # columns of the tables, also with a suffix
 CHOICES = ("dataset", "model", "loss", "second_loss", "augment", "optimizer", "scheduler", "callbacks", "experiment")
 
 
@@ -216,9 +217,10 @@ def table(runs: Sequence[Run], metric: str) -> Table:
         rows.update(run.rows)
     if not merged:
         raise BadInput("None of these runs is done.")
-    known = dict.fromkeys(key for rows in merged.values() for row in rows.values() for key in row)
+    columns = dict.fromkeys(key for rows in merged.values() for row in rows.values() for key in row)
+    known = [key for key in columns if key.split("_")[0] not in NO_SCORES]
     if metric not in known:
-        raise BadInput(f"metric={metric} is not in the tables; there are: {', '.join(known)}")
+        raise BadInput(f"metric={metric} is no score in the tables; there are: {', '.join(known)}")
     everywhere = Counter(image for rows in merged.values() for image in rows)
     images = [image for image, times in everywhere.items() if times == len(merged)]
     if not images:
