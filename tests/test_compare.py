@@ -115,6 +115,21 @@ def test_runs_are_called_by_the_settings_in_which_they_differ(sweep):
     }
 
 
+def test_what_a_recipe_chooses_goes_without_saying(sweep):
+    folder = sweep()
+
+    def choose(loss, **choices):
+        for run in folder.glob(f"{loss}_*"):
+            status = json.loads((run / "status.json").read_text())
+            (run / "status.json").write_text(json.dumps(status | choices))
+
+    choose("dice", experiment="old", augment="thesis", optimizer="sgd", model="unet")
+    choose("bce_dice", experiment="new", augment="photo", optimizer="adamw", model="unet")
+    choose("dynamit", experiment="new", augment="photo", optimizer="adamw", model="unet_mobilenet")
+    labels = {"dice model=unet experiment=old", "bce_dice model=unet experiment=new"}
+    assert {run.label for run in labelled(folder)} == labels | {"dynamit model=unet_mobilenet experiment=new"}
+
+
 def test_seeds_are_rows_and_folds_are_one(sweep):
     table = results.table(labelled(sweep(folds=(0, 1))), "dice")
     assert {label: scores.shape for label, scores in table.scores.items()} == dict.fromkeys(QUALITY, (3, 48))

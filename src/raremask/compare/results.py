@@ -174,7 +174,7 @@ def _is_method(key: str) -> bool:
 
 
 def labelled(runs: Sequence[Run]) -> list[Run]:
-    """Call runs by the settings in which they differ, the loss first.
+    """Call runs by the settings in which they differ, the loss first; what their recipes chose goes without saying.
 
     Raises:
         BadInput: If they are of different datasets.
@@ -184,6 +184,11 @@ def labelled(runs: Sequence[Run]) -> list[Run]:
         raise BadInput(f"Runs of different datasets cannot be compared: {', '.join(datasets)}. Name those of one.")
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     differ = [key for key in keys if len({run.settings.get(key) for run in runs}) > 1 and key != "loss"]
+    recipes = {run.settings.get("experiment") for run in runs}
+    if len(recipes) > 1:  # and every one has always come with the same choice of a group
+        together = {key: {(run.settings.get("experiment"), run.settings.get(key)) for run in runs} for key in differ}
+        implied = {key for key in CHOICES if key != "experiment" and len(together.get(key, ())) == len(recipes)}
+        differ = [key for key in differ if key not in implied]
     losses = {run.settings.get("loss") for run in runs}
     named = []
     for run in runs:
