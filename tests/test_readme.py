@@ -2,7 +2,9 @@
 
 import re
 import runpy
+import shlex
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -14,6 +16,7 @@ from raremask import (
 )
 from raremask.data.splits import Split
 from raremask.losses import check_loss, overlap
+from raremask.metrics.image import image_scores
 
 TEXT = (ROOT / "README.md").read_text()
 WRITTEN = ("start", "how-to", "reference", "why", "results")  # the other pages are made by scripts
@@ -50,7 +53,7 @@ def test_every_command_is_shown():
 
 @pytest.mark.parametrize(("script", "arguments"), dict.fromkeys(COMMANDS), ids=lambda value: value.strip())
 def test_a_command_of_the_pages_is_understood(script, arguments):
-    overrides = [argument for argument in arguments.split() if argument != "-m"]
+    overrides = [argument for argument in shlex.split(arguments) if argument != "-m"]
     overrides = [override for override in overrides if "glob(" not in override]  # every choice: test_conf composes each
     choices = [[]]
     for override in overrides:  # -m a=1,2 b=3,4: every combination
@@ -72,6 +75,16 @@ def test_the_table_of_groups_lists_only_what_there_is():
     groups = {path.name for path in (ROOT / "conf").glob("*/")}
     assert groups <= listed
     assert listed <= choices | groups  # a choice of your own need not be listed
+
+
+def test_the_scores_listed_are_those_of_an_image():
+    reference = PAGES["reference.md"]
+    section = reference[reference.index("## Scores") : reference.index("## Exit codes")].partition(
+        "where more is better:"
+    )
+    listed = set(re.findall(r"`(\w+)`", section[2])) - {"_fov", "_default"}
+    image = np.zeros((4, 4))
+    assert listed == set(image_scores(image, image > 0, image > 0))
 
 
 def test_every_room_stands_under_how_it_is_built():

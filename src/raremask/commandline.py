@@ -297,7 +297,7 @@ def check_tune(cfg: DictConfig) -> None:
     if not isinstance(cfg.trials, int) or cfg.trials < 1:
         raise BadInput(f"trials={cfg.trials} must be a whole number, 1 or more.")
     if importlib.util.find_spec("optuna") is None:
-        raise BadInput("A search needs Optuna: pip install raremask[tune]")
+        raise BadInput("A search needs Optuna: pip install '.[tune]' in the checkout")
 
 
 def check_compare(cfg: DictConfig) -> None:

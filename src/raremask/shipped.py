@@ -23,7 +23,7 @@ from raremask.selection import Selection
 FACTS, WEIGHTS = "model.json", "model.safetensors"
 KEY = "raremask"  # of the facts in the metadata of an exported file
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
-MISSING = "ONNX needs more packages: pip install raremask[onnx]"
+MISSING = "ONNX needs more packages: pip install '.[onnx]' in the checkout"
 CLOSE = 1e-3  # between probabilities: more is another network
 CLASSES = ["background", "foreground"]
 INTERFACE = """\

@@ -50,7 +50,8 @@ class Pair:
         wins: Images on which the first one is better by more than the margin.
         ties: Images on which they differ by the margin or less.
         losses: Images on which the second one is better by more than the margin.
-        detectable: The smallest difference that these images and seeds would have shown four times of five.
+        detectable: The smallest difference that these images and seeds would have shown four times of five, corrected
+            for the number of pairs.
         seeds: Of the loss that has fewer.
     """
 
@@ -251,7 +252,7 @@ def pairs(
             wins=int((difference > margin).sum()),
             ties=int((np.abs(difference) <= margin).sum()),
             losses=int((difference < -margin).sum()),
-            detectable=detectable(interval),
+            detectable=detectable(interval, len(both)),
             seeds=min(len(scores[first]), len(scores[second])),
         )
     return found
@@ -266,20 +267,19 @@ def student_test(difference: Estimate) -> float:
     return float(2 * stats.t.sf(abs(difference.value) / difference.error, difference.freedom))
 
 
-def detectable(difference: Estimate) -> float:
+def detectable(difference: Estimate, pairs: int = 1) -> float:
     """Return the smallest true difference that a test of this error would have shown four times of five.
-
-    Of a single test at 5 %; a correction for several pairs asks for more.
 
     Args:
         difference: Of two losses.
+        pairs: For how many pairs the test is corrected: by Bonferroni, with which Holm's method begins.
     """
     if not np.isfinite(difference.error):
         return float("inf")
     if difference.error == 0:
         return 0.0
     student = stats.t(difference.freedom)
-    return float((student.ppf(0.5 + CONFIDENCE / 2) + student.ppf(POWER)) * difference.error)
+    return float((student.ppf(1 - (1 - CONFIDENCE) / 2 / pairs) + student.ppf(POWER)) * difference.error)
 
 
 def ranks(scores: Mapping[str, np.ndarray], weights: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
