@@ -46,6 +46,9 @@ def answer(tmp_path, *arguments, script="train.py"):
         (["selection.areas=[-5]"], "must be a list of whole numbers"),
         (["figures.palette=pastel"], "must be one of classic, colour_blind"),
         (["resume=here"], "here is not the folder of a run"),
+        (["leaks=false"], "leaks=False is no answer to leaks"),
+        (["monitor=null"], "monitor=None is not a score that is logged"),
+        (["selection.metric=null"], "selection.metric=None must be one of dice"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

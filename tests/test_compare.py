@@ -17,6 +17,7 @@ from raremask.compare.document import Grid, Notes, Paragraph, Section, write
 from raremask.compare.report import compare, span, verdict, words
 from raremask.compare.statistics import Estimate, Pair, pairs, resample
 from raremask.runfolder import write_scores, write_table
+from raremask.tables import read_table
 
 QUALITY = {"dice": 0.55, "bce_dice": 0.6, "dynamit": 0.8}
 
@@ -174,6 +175,21 @@ def test_where_some_have_no_score_images_without_foreground_are_left_out_for_all
     table = results.table(labelled(folder), "dice")
     assert (len(table.images), table.empties) == (23, 1)
     assert all(np.isfinite(scores).all() for scores in table.scores.values())
+
+
+def test_a_score_that_is_defined_elsewhere_stands_beside_the_one_that_decides(sweep, tmp_path):
+    folder = sweep()
+    for run in folder.iterdir():  # without foreground dice has no score, as with empty=skip, and ece has
+        rows = read_table(run / "per_image_test.csv")
+        for index, row in enumerate(rows):
+            row |= {"ece": 0.1}
+            if index < 3:
+                row |= {"tp": 0, "fn": 0, "fp": 0, "foreground": 0.0, "dice": float("nan")}
+        write_table(run / "per_image_test.csv", rows)
+    _, _, text = report(tmp_path, folder)
+    assert "21 test images" in text
+    assert "3 test images with an empty mask are left out" in text
+    assert "0.100 (0.100-0.100)" in text
 
 
 def test_what_makes_no_method_makes_no_label(sweep):

@@ -87,6 +87,14 @@ def test_a_prediction_leaves_the_network_as_it_was_and_comes_at_native_size():
     assert predictor.training
 
 
+def test_a_prediction_is_in_float32_whatever_the_training_s_precision():
+    """Or masks of predict.py and pictures would not be of the probabilities that were scored."""
+    predictor = Predictor([nn.Conv2d(3, 1, 3, padding=1)]).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = predictor(images())
+    torch.testing.assert_close(found, predictor(images()), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

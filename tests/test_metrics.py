@@ -91,11 +91,11 @@ def test_pixels_outside_the_validity_mask_are_not_counted():
     assert count(prediction, mask, valid).tolist() == [[1, 0, 1, 1]]
 
 
-def test_gathered_counts_come_in_the_order_of_the_dataset_and_each_image_once():
+def test_gathered_counts_come_in_the_order_of_the_dataset_and_what_is_drawn_twice_counts_twice():
     metric = ImageCounts()
     metric.update(torch.tensor([2, 0]), torch.tensor([[1, 1, 1, 1], [2, 2, 2, 2]]))
-    metric.update(torch.tensor([1, 0]), torch.tensor([[3, 3, 3, 3], [2, 2, 2, 2]]))  # 0 again: a padded batch
-    assert metric.compute().tolist() == [[0, 2, 2, 2, 2], [1, 3, 3, 3, 3], [2, 1, 1, 1, 1]]
+    metric.update(torch.tensor([1, 0]), torch.tensor([[3, 3, 3, 3], [2, 2, 2, 2]]))  # 0 again: another crop, as empty
+    assert metric.compute().tolist() == [[0, 2, 2, 2, 2], [0, 2, 2, 2, 2], [1, 3, 3, 3, 3], [2, 1, 1, 1, 1]]
 
 
 def test_means_of_an_epoch_weigh_each_step_by_its_images():

@@ -82,6 +82,18 @@ def test_an_encoder_takes_its_weights_from_a_file_for_colour_and_for_gray(tmp_pa
     torch.testing.assert_close(gray.net.encoder.state_dict()["conv1.weight"], expected)
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_that_holds_no_weights_is_refused(tmp_path, suffix):
+    file = tmp_path / f"encoder{suffix}"
+    file.write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(BadInput, match=r"holds no weights .*: was it downloaded whole"):
+        EncoderDecoder(encoder="resnet18", encoder_weights=str(file))
+    if suffix == ".pth":
+        torch.save(torch.zeros(3), file)
+        with pytest.raises(BadInput, match="holds no state dict but a Tensor"):
+            EncoderDecoder(encoder="resnet18", encoder_weights=str(file))
+
+
 @pytest.mark.parametrize(
     ("file", "encoder", "mean", "std"),
     [

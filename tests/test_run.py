@@ -715,6 +715,11 @@ def test_validation_within_an_epoch_is_refused(train, interval):
         train(f"+trainer.val_check_interval={interval}")
 
 
+def test_weights_in_half_precision_are_refused(train):
+    with pytest.raises(BadInput, match=r"trainer.precision=bf16-true: weights stay in float32"):
+        train("trainer.precision=bf16-true")
+
+
 def test_validation_less_often_than_every_epoch_is_refused(train):
     with pytest.raises(BadInput, match="check_val_every_n_epoch must be 1"):
         train("+trainer.check_val_every_n_epoch=2")

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from conftest import ROOT, TINY
-from raremask import BadInput, tuning
+from raremask import BadInput, run, tuning
 
 SPACE = {"optimizer.lr": {"low": 0.001, "high": 1.0}, "model.base": [4, 8]}
 START = {"optimizer.lr": 0.01, "model.base": 4}
@@ -72,11 +72,12 @@ def test_a_range_that_is_none_is_refused(tmp_path, values):
 def test_the_command_searches_on_validation_and_leaves_an_experiment(command, tmp_path, capsys, monkeypatch):
     (tmp_path / "typed_here").mkdir()
     monkeypatch.chdir(tmp_path / "typed_here")
-    command("tune.py", *TINY, "loss=tversky", "trials=2", f"folder={tmp_path / 'search'}")
+    settings = ["loss=tversky", "+trainer.detect_anomaly=true", "trainer.gradient_clip_val=null", "trials=2"]
+    command("tune.py", *TINY, *settings, f"folder={tmp_path / 'search'}")
     said = capsys.readouterr().out
     assert "trial 2/2: optimizer.lr=" in said
     assert "loss.alpha=" in said
-    assert {path.name for path in (tmp_path / "search").iterdir()} == {"study.db", "study.png", "best.yaml"}
+    assert {path.name for path in (tmp_path / "search").iterdir()} == {".hydra", "study.db", "study.png", "best.yaml"}
     assert not list((tmp_path / "typed_here").iterdir())
     best = (tmp_path / "search" / "best.yaml").read_text()
     assert "# val/dice 0." in best
@@ -88,8 +89,24 @@ def test_the_command_searches_on_validation_and_leaves_an_experiment(command, tm
     assert again.loss.alpha == recipe.loss.alpha
     assert again.dataset.size == [48, 40]  # what was typed belongs to the recipe
     assert again.trainer.max_epochs == 2
+    assert again.trainer.gradient_clip_val is None
+    assert again.trainer.detect_anomaly
     assert again.loss._target_.endswith("Tversky")
     assert not list(tmp_path.rglob("per_image_test.csv"))  # nobody looked at the test split
+
+
+def test_settings_of_the_data_are_searched_with_data_made_of_them(command, tmp_path, monkeypatch):
+    build, seen = run.build, []
+
+    def spied(cfg, **more):
+        data, module = build(cfg, **more)
+        seen.append((cfg.dataset.batch_size, data.batch_size))
+        return data, module
+
+    monkeypatch.setattr(run, "build", spied)
+    command("tune.py", *TINY, "space={dataset.batch_size:[2,3]}", "trials=3", f"folder={tmp_path}")
+    assert len(seen) == 3
+    assert all(asked == used for asked, used in seen)
 
 
 def test_a_setting_that_is_none_is_refused(command, tmp_path):

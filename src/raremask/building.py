@@ -229,7 +229,7 @@ def build_trainer(cfg: DictConfig, **parts: Any) -> pl.Trainer:
     """Make the Trainer; `precision: auto` becomes the fastest safe one of the device.
 
     Raises:
-        BadInput: If a GPU is asked for and PyTorch sees none.
+        BadInput: If a GPU is asked for and PyTorch sees none, or a setting is one that we do not support.
     """
     on_gpu = torch.cuda.is_available() and cfg.accelerator in ("auto", "gpu", "cuda")
     if cfg.accelerator in ("gpu", "cuda") and not on_gpu:
@@ -242,6 +242,8 @@ def build_trainer(cfg: DictConfig, **parts: Any) -> pl.Trainer:
     if cfg.get("val_check_interval", 1.0) not in (None, 1.0) or isinstance(cfg.get("val_check_interval"), int):
         raise BadInput("trainer.val_check_interval must stay: an epoch is validated when it ends, and then saved.")
     precision = str(cfg.precision)  # 16 comes as a number
+    if precision.endswith("-true") and precision != "32-true":
+        raise BadInput(f"trainer.precision={precision}: weights stay in float32; take bf16-mixed, 16-mixed or 32-true.")
     if precision == "auto":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_computes_in("bf16-mixed")
         precision = "bf16-mixed" if bf16 else "16-mixed" if on_gpu else "32-true"

@@ -119,7 +119,7 @@ def plain_errors() -> Iterator[None]:
             raise
         print(f"\n{message}", file=sys.stderr)
         sys.exit(2)
-    except (Fault, OSError, MemoryError) as error:
+    except (Fault, OSError, MemoryError, RuntimeError) as error:
         message = str(error) if isinstance(error, Fault) else faults.named(error)
         if message is None:
             raise
@@ -207,7 +207,7 @@ def _paths(node: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def _meant(word: str, known: Iterable[str], group: str = "") -> str:
-    close = difflib.get_close_matches(word, known, n=2, cutoff=0.5)
+    close = difflib.get_close_matches(str(word), known, n=2, cutoff=0.5)
     return f" Did you mean {' or '.join(f'{group}={name}' if group else name for name in close)}?" if close else ""
 
 
@@ -236,7 +236,7 @@ def check(cfg: DictConfig) -> None:
 def _check(cfg: DictConfig) -> None:
     scores = [f"val/{name}{suffix}" for suffix in ("", "_fov") for name in (*SCORES, "dice_pooled", "iou_pooled")]
     if cfg.monitor not in scores:
-        why = " The values of two losses, or of two stages, cannot be compared." if "loss" in cfg.monitor else ""
+        why = " The values of two losses, or of two stages, cannot be compared." if "loss" in str(cfg.monitor) else ""
         raise BadInput(
             f"monitor={cfg.monitor} is not a score that is logged.{why}{_meant(cfg.monitor, scores, 'monitor')}\n"
             f"Scores: {', '.join(scores)} (_fov: inside the field of view, where a dataset has one)"
@@ -311,6 +311,8 @@ def check_compare(cfg: DictConfig) -> None:
             raise BadInput(
                 f"runs={place or None}: name the folder of a sweep, runs=outputs/sweeps/<name>, or of several runs."
             )
+    if cfg.figures.palette not in PALETTES:
+        raise BadInput(f"figures.palette={cfg.figures.palette} must be one of {', '.join(PALETTES)}.")
     for key, kind, least in (("margin", (int, float), 0), ("draws", int, 100)):
         if not isinstance(cfg[key], kind) or cfg[key] < least:
             raise BadInput(f"{key}={cfg[key]} must be a number, {least} or more.")

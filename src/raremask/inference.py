@@ -56,7 +56,14 @@ class Predictor(nn.Module):
         self.nets, self.views, self.tile = nn.ModuleList(nets), views, None if tile is None else tuple(tile)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the probability `(B, 1, H, W)` float32 in [0, 1] for images `(B, C, H, W)`."""
+        """Return the probability `(B, 1, H, W)` float32 in [0, 1] for images `(B, C, H, W)`.
+
+        In float32 whatever the training's precision: scores, pictures and masks are then of the same probabilities.
+        """
+        with torch.autocast(images.device.type, enabled=False):
+            return self._viewed(images.float())
+
+    def _viewed(self, images: Tensor) -> Tensor:
         total = torch.zeros((len(images), 1, *images.shape[-2:]), device=images.device)
         for scale in SCALES[self.views]:
             scaled = images if scale == 1 else F.interpolate(images, scale_factor=scale, mode="bilinear")
@@ -131,7 +138,7 @@ def predict(predictor: nn.Module, image: Tensor, size: tuple[int, int], box: tup
         box: Top, left, height and width of the picture within the image.
 
     Returns:
-        `(height, width)` float32 in [0, 1], on the CPU. The network is left in the mode in which it came.
+        `(height, width)` float32 in [0, 1], on the CPU. The predictor is left in the mode in which it came.
     """
     was_training = predictor.training
     predictor.eval()

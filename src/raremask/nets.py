@@ -254,12 +254,19 @@ def _unknown(key: str, value: str, known: list[str]) -> str:
 
 
 def _load_encoder(encoder: nn.Module, file: Path) -> None:
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
 
-        weights = load_file(file)
-    else:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
+            weights = load_file(file)
+        else:
+            weights = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # whatever the readers make of a page of HTML or a pointer of Git LFS
+        raise BadInput(f"{file} holds no weights ({type(error).__name__}): was it downloaded whole?") from error
+    if not isinstance(weights, dict):
+        raise BadInput(f"{file} holds no state dict but a {type(weights).__name__}.")
     expected = encoder.state_dict()
     if not weights.keys() & expected.keys():  # timm's encoders are wrapped once more by smp
         weights = {f"model.{key}": value for key, value in weights.items()}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -20,7 +21,7 @@ from raremask.data.base import ImageMaskData
 from raremask.evaluation import Finished
 from raremask.figures import Paint, gallery
 from raremask.prediction import painter, predict_files
-from raremask.runfolder import flat, summaries, write_figure
+from raremask.runfolder import claimed, flat, summaries, write_figure
 from raremask.scoring import (
     load_choice,
     load_weights,
@@ -53,7 +54,7 @@ def evaluate(cfg: DictConfig) -> float:
     if cfg.verify and trainer.is_global_zero:
         for run, (_, change) in zip(runs, scored, strict=True):
             evaluation.verify(run, cfg.split, change)
-    out = Path(cfg.out)
+    out = Path(str(cfg.out))
     if len(runs) > 1:
         evaluation.side_by_side(trainer, runs, judged, cfg.split, out)
     if cfg.figure == "comparison" and trainer.is_global_zero:
@@ -116,7 +117,7 @@ def predict(cfg: DictConfig) -> int:
     mend = instantiate(cfg.postprocess) if "postprocess" in cfg else None
     paint = painter(models, nets, cfg.device, cfg.threshold, cfg.views, mend)
     submission = instantiate(cfg.submission) if "submission" in cfg else None
-    source, out = Path(cfg.images), Path(cfg.out)
+    source, out = Path(str(cfg.images)), Path(str(cfg.out))
     return predict_files(paint, source, out, cfg.probabilities, cfg.overlays, submission, cfg.overwrite)
 
 
@@ -174,11 +175,13 @@ def tune(cfg: DictConfig) -> float:
     if unknown := [path for path in space if OmegaConf.select(cfg, path) is None]:
         raise BadInput(f"space: {unknown[0]} is not a setting of this run.")
 
+    of_the_data = any(path.split(".")[0] in ("dataset", "augment", "split") for path in space)
+
     def objective(settings: Mapping[str, Any], tell: Callable[[int, float], None]) -> float:
         one, scores = cfg.copy(), []
         for path, value in settings.items():
             OmegaConf.update(one, path, value)
-        _, module = build(one, data=data)
+        images, module = build(one, data=None if of_the_data else data)
 
         def told(epoch: int, score: float) -> None:
             scores.append(score)
@@ -187,17 +190,19 @@ def tune(cfg: DictConfig) -> float:
         parts = [instantiate(part) for name, part in one.callbacks.items() if name not in tuning.OF_A_FOLDER]
         parts.append(tuning.Judged(one.monitor, told))
         trainer = build_trainer(one.trainer, callbacks=parts, logger=False, enable_checkpointing=False)
-        trainer.fit(module, datamodule=data)
+        trainer.fit(module, datamodule=images)
         return max(scores)
 
     start = {path: OmegaConf.select(cfg, path) for path in space}
     plain = OmegaConf.to_container(cfg)
     config = flat({key: plain[key] for key in plain if key not in ("trials", "folder", "space", "data_dir")})
-    study = tuning.search(folder, objective, space, start, cfg.trials, cfg.seed, config)
+    with claimed(folder):  # another search would take this one's trial for one that was killed
+        study = tuning.search(folder, objective, space, start, cfg.trials, cfg.seed, config)
     hydra = HydraConfig.get()
-    typed = [text.lstrip("+").partition("=")[0] for text in hydra.overrides.task]
-    changes = {path: config[path] for path in typed if path in config and path not in tuning.GROUPS}
     choices = {group: hydra.runtime.choices[group] for group in tuning.GROUPS}
+    chosen = compose("train", [f"{group}={choice}" for group, choice in choices.items()])
+    without = flat(OmegaConf.to_container(chosen))  # what a recipe or the command line changed beyond the choices
+    changes = {path: value for path, value in config.items() if path not in without or without[path] != value}
     tuning.write(folder, study, f"{program('tune')} {' '.join(hydra.overrides.task)}", choices, changes, cfg.monitor)
     print(f"\nBest {cfg.monitor}: {study.best_value:.4f}, with {tuning.words(study.best_params)}")
     print(f"In {os.path.relpath(folder)}: best.yaml (an experiment: put it into conf/experiment), study.png, study.db")

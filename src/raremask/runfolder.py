@@ -162,7 +162,9 @@ def claimed(folder: Path) -> Iterator[None]:
                 raise OSError("this system has none")
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process alone: workers do not inherit it
         except (BlockingIOError, PermissionError) as error:
-            raise BadInput(f"Another process is training into {folder} at this moment; wait for its end.") from error
+            raise BadInput(
+                f"Another process is training or searching in {folder} at this moment; wait for its end."
+            ) from error
         except OSError as error:  # some disks of clusters
             warnings.warn(f"{folder} cannot be locked ({error}): do not start a second run there.", stacklevel=3)
         yield

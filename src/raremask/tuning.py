@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 
 from raremask import BadInput
 from raremask.runfolder import write_figure, write_text
@@ -51,17 +52,19 @@ def space_around(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, di
     """Give every number of a config a range around it, on a logarithmic scale.
 
     Args:
-        config: Plain values; numbers that are more than 0 and not whole are taken.
+        config: Plain values; numbers that are more than 0 and not whole are taken. What is below 1 stays there: most
+            such numbers are shares.
         path: Where they stand.
 
     >>> dict(space_around({"_target_": "Tversky", "alpha": 0.4, "terms": {"smooth": 1.0, "steps": 3}}, "loss"))
-    {'loss.alpha': {'low': 0.1, 'high': 1.6}, 'loss.terms.smooth': {'low': 0.25, 'high': 4.0}}
+    {'loss.alpha': {'low': 0.1, 'high': 0.99}, 'loss.terms.smooth': {'low': 0.25, 'high': 4.0}}
     """
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from space_around(value, f"{path}.{key}")
         elif isinstance(value, float) and value > 0:
-            yield f"{path}.{key}", {"low": value / FACTOR, "high": value * FACTOR}
+            high = value * FACTOR if value >= 1 else min(value * FACTOR, max(0.99, value))
+            yield f"{path}.{key}", {"low": value / FACTOR, "high": high}
 
 
 def drawn(trial: optuna.Trial, space: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +134,7 @@ def search(
     for trial in study.get_trials(states=[state.RUNNING]):
         study.tell(trial.number, state=state.FAIL)  # it was killed
     if not study.get_trials(states=[state.COMPLETE, state.PRUNED, state.WAITING]):
-        study.enqueue_trial(dict(start))
+        study.enqueue_trial({path: value for path, value in start.items() if _holds(space[path], value)})
 
     def run(trial: optuna.Trial) -> float:
         def tell(epoch: int, value: float) -> None:
@@ -148,6 +151,14 @@ def search(
     while len(study.get_trials(deepcopy=False, states=[state.COMPLETE, state.PRUNED])) < trials:
         study.optimize(run, n_trials=1)
     return study
+
+
+def _holds(values: Any, value: Any) -> bool:
+    """Whether a value lies in a range, or is one of the choices."""
+    if isinstance(values, list):
+        return value in values
+    is_range = isinstance(values, Mapping) and {"low", "high"} <= values.keys()
+    return is_range and isinstance(value, (int, float)) and values["low"] <= value <= values["high"]
 
 
 def words(settings: Mapping[str, Any]) -> str:
@@ -189,18 +200,8 @@ def recipe(
         f"# {monitor} {study.best_value:.4f}, the best of {len(complete)} whole trials ({len(study.trials)} begun); "
         f"where the search began: {first}.\n"
         "# The best of many is too good to be true: train it with several seeds before you believe it.\n"
-        f"defaults:\n{overrides}\n" + _yaml(nested)
+        f"defaults:\n{overrides}\n" + OmegaConf.to_yaml(nested)
     )
-
-
-def _yaml(node: Mapping[str, Any], indent: int = 0) -> str:
-    lines = []
-    for key, value in node.items():
-        space = "  " * indent
-        lines.append(
-            f"{space}{key}:\n{_yaml(value, indent + 1)}" if isinstance(value, Mapping) else f"{space}{key}: {value}\n"
-        )
-    return "".join(lines)
 
 
 def draw(study: optuna.Study, monitor: str) -> Figure:

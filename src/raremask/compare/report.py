@@ -103,7 +103,7 @@ with Student's t and the degrees of freedom of Welch and Satterthwaite. Permutat
 differences are changed, all ways up to 14 groups, 20,000 random ones beyond. Told apart: the larger of that p value \
 and the interval's own, corrected for the number of pairs by Holm, is below 5 %. Equivalent: the interval lies within \
 {margin:g} on both sides of 0. Could have shown: the smallest true difference that a test of this error finds four \
-times of five, before any correction."""
+times of five, corrected for the number of pairs (Bonferroni)."""
 
 
 def words(
@@ -181,7 +181,7 @@ def _noted(lines: Sequence[str]) -> list[Notes]:
 def _scores(runs: Sequence[Run], table: Table, weights: np.ndarray) -> Grid:
     """A row for each label: means with intervals, spread over seeds, what went wrong, and what it cost."""
     columns = [column for column in SHOWN if any(column in row for run in runs for row in run.rows.values())]
-    laid = {column: results.table(runs, column).scores for column in columns}
+    laid = {column: results.table(runs, column, table.images).scores for column in columns}
     rows = []
     for label in table.scores:
         mine = [run for run in runs if run.label == label]

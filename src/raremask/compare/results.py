@@ -198,12 +198,13 @@ def labelled(runs: Sequence[Run]) -> list[Run]:
     return named
 
 
-def table(runs: Sequence[Run], metric: str) -> Table:
+def table(runs: Sequence[Run], metric: str, images: Sequence[str] | None = None) -> Table:
     """Lay the scores of finished runs side by side; folds of one seed are one.
 
     Args:
         runs: With labels; those that are not done are left out.
         metric: A column of the tables.
+        images: Take these, and NaN where one has no score; None takes all that are common and have one.
 
     Raises:
         BadInput: If there is no such score, a label has two runs of one seed and image, or no image is common to all.
@@ -227,29 +228,31 @@ def table(runs: Sequence[Run], metric: str) -> Table:
     if metric not in known:
         raise BadInput(f"metric={metric} is no score in the tables; there are: {', '.join(known)}")
     everywhere = Counter(image for rows in merged.values() for image in rows)
-    images = [image for image, times in everywhere.items() if times == len(merged)]
-    if not images:
+    shared = [image for image, times in everywhere.items() if times == len(merged)]
+    if not shared:
         raise BadInput("The runs have no test image in common: they are of different splits or datasets.")
-    undefined = any(math.isnan(rows[image].get(metric, math.nan)) for rows in merged.values() for image in images)
-    common = len(images)
-    if undefined:  # an empty mask that is left empty has no score, one that is painted has: not the same images
-        images = [image for image in images if all(rows[image]["foreground"] > 0 for rows in merged.values())]
-        if not images:
+    undefined = any(math.isnan(rows[image].get(metric, math.nan)) for rows in merged.values() for image in shared)
+    common = len(shared)
+    if images is not None:
+        shared = list(images)
+    elif undefined:  # an empty mask that is left empty has no score, one that is painted has: not the same images
+        shared = [image for image in shared if all(rows[image]["foreground"] > 0 for rows in merged.values())]
+        if not shared:
             raise BadInput(f"No image has foreground, and {metric} is not defined without.")
     scores: dict[str, list[list[float]]] = {}
     for (label, _), rows in sorted(merged.items()):
-        scores.setdefault(label, []).append([rows[image].get(metric, math.nan) for image in images])
+        scores.setdefault(label, []).append([rows[image].get(metric, math.nan) for image in shared])
     first = next(iter(merged.values()))
-    truth = np.array([first[image]["tp"] + first[image]["fn"] for image in images], float)
-    objects = np.array([first[image].get("objects", math.nan) for image in images], float)
+    truth = np.array([first[image]["tp"] + first[image]["fn"] for image in shared], float)
+    objects = np.array([first[image].get("objects", math.nan) for image in shared], float)
     return Table(
         scores={label: np.array(values, float) for label, values in scores.items()},
-        images=images,
-        groups=np.array([str(first[image]["group"]) for image in images]),
-        foreground=np.array([first[image]["foreground"] for image in images], float),
-        object_size=np.divide(truth, objects, out=np.full(len(images), np.nan), where=objects > 0),
+        images=shared,
+        groups=np.array([str(first[image]["group"]) for image in shared]),
+        foreground=np.array([first[image]["foreground"] for image in shared], float),
+        object_size=np.divide(truth, objects, out=np.full(len(shared), np.nan), where=objects > 0),
         dropped=len(everywhere) - common,
-        empties=common - len(images),
+        empties=common - len(shared),
     )
 
 

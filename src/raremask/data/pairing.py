@@ -106,7 +106,8 @@ def read_csv(path: Path, needed: Sequence[str] = (), perhaps: Sequence[str] | No
         with path.open(newline="", encoding="utf-8-sig") as file:
             first = file.readline()
             mark = ";" if ";" in first and "," not in first else ","
-            columns = [name.strip().lower() for name in first.strip().split(mark) if name.strip()]
+            names = next(csv.reader([first.strip()], delimiter=mark, strict=True), [])
+            columns = [name.strip().lower() for name in names if name.strip()]
             rows = list(csv.DictReader(file, columns, delimiter=mark, strict=True)) if columns else []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path}: cannot be read ({type(error).__name__}: {error})") from error

@@ -51,8 +51,9 @@ class ImageCounts(Metric):
         self.rows.append(torch.cat([index[:, None].to(counts), counts], dim=1))
 
     def compute(self) -> Tensor:
-        """Return `(n, 5)` int64 rows, sorted: index, tp, fp, fn, tn of each image; a row that came twice is one."""
-        return torch.unique(dim_zero_cat(self.rows), dim=0)
+        """Return `(n, 5)` int64 rows, sorted: index, tp, fp, fn, tn of each image; drawn twice, it has two rows."""
+        rows, times = torch.unique(dim_zero_cat(self.rows), dim=0, return_counts=True)
+        return rows.repeat_interleave(times, dim=0)
 
 
 class Means(Metric):
