@@ -169,7 +169,7 @@ def test_a_folder_that_another_process_trains_into_is_refused(trainings, tried):
         code, _ = trainings.train("claimed", *TINY)
     assert code == 2
     words = last_words(trainings.log("claimed"), trainings.folder)
-    assert "Another process is training into" in words
+    assert "Another process is training or searching in" in words
     assert read_status(trainings.folder / "claimed") == {}  # nothing was written over
     code, _ = trainings.train("claimed", *TINY)
     assert code == 0, trainings.log("claimed")

@@ -672,7 +672,7 @@ def test_a_setting_that_is_none_does_not_spoil_the_run_that_it_was_typed_for(run
     with claimed(folder):
         done = python(str(ROOT / "src" / "train.py"), f"resume={folder}", "trainer.max_epochs=7")
     assert done.returncode != 0
-    assert "Another process is training into" in done.stderr
+    assert "Another process is training or searching in" in done.stderr
     assert (folder / ".hydra" / "config.yaml").read_text() == before
 
 
