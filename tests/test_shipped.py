@@ -179,6 +179,6 @@ def test_a_file_that_is_not_ours_is_refused(tmp_path):
 
 def test_without_its_packages_onnx_says_how_to_get_them(unet, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(BadInput, match=r"pip install raremask\[onnx\]"):
+    with pytest.raises(BadInput, match=r"pip install '\.\[onnx\]'"):
         shipped.export(model(), unet, "onnx", tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
