@@ -458,12 +458,11 @@ def test_a_table_of_a_spreadsheet_is_read_and_may_fix_some_splits_only(tmp_path)
 
 
 def test_a_table_with_everything_in_quotes_is_read(tmp_path):
-    root = own_folder(tmp_path)
-    lines = [f'"images/scan {index}.jpg","masks/scan {index}_mask.png"' for index in range(6)]
-    (root / "pairs.csv").write_text('"image","mask"\n' + "\n".join(lines) + "\n")
-    data = Folder(images=None, masks=None, pairs=str(root / "pairs.csv"), **SMALL)
-    data.setup()
-    assert sum(len(found) for found in names(data).values()) == 6
+    rows = ("image,mask\n" + rows_of(*[""] * 6)).splitlines()
+    quoted = "".join(f'"{row.replace(",", chr(34) + "," + chr(34))}"\n' for row in rows)
+    assert quoted.startswith('"image","mask"\n"images/scan 0.jpg","masks/')
+    data = own(tmp_path, pairs=pairs_table(tmp_path, quoted))
+    assert sum(len(split) for split in data.splits.values()) == 6
 
 
 def test_files_that_are_left_out_are_named(tmp_path):

@@ -206,7 +206,7 @@ def _paths(node: DictConfig, prefix: str = "") -> Iterator[str]:
             yield from _paths(child, f"{path}.")
 
 
-def _meant(word: str, known: Iterable[str], group: str = "") -> str:
+def _meant(word: object, known: Iterable[str], group: str = "") -> str:
     close = difflib.get_close_matches(str(word), known, n=2, cutoff=0.5)
     return f" Did you mean {' or '.join(f'{group}={name}' if group else name for name in close)}?" if close else ""
 
@@ -246,13 +246,17 @@ def _check(cfg: DictConfig) -> None:
         if not isinstance(value, kind) or value < least:
             raise BadInput(f"{key}={value} must be a {'whole ' if kind is int else ''}number, {least} or more.")
     _check_selection(cfg.selection)
-    if cfg.figures.palette not in PALETTES:
-        raise BadInput(f"figures.palette={cfg.figures.palette} must be one of {', '.join(PALETTES)}.")
+    _check_palette(cfg.figures)
     if cfg.leaks not in LEAKS:
         raise BadInput(
             f"leaks={cfg.leaks} is no answer to leaks.{_meant(cfg.leaks, LEAKS, 'leaks')} Choices: {', '.join(LEAKS)}"
         )
     check_dataset(cfg)
+
+
+def _check_palette(cfg: DictConfig) -> None:
+    if cfg.palette not in PALETTES:
+        raise BadInput(f"figures.palette={cfg.palette} must be one of {', '.join(PALETTES)}.")
 
 
 def _check_selection(cfg: DictConfig) -> None:
@@ -311,8 +315,7 @@ def check_compare(cfg: DictConfig) -> None:
             raise BadInput(
                 f"runs={place or None}: name the folder of a sweep, runs=outputs/sweeps/<name>, or of several runs."
             )
-    if cfg.figures.palette not in PALETTES:
-        raise BadInput(f"figures.palette={cfg.figures.palette} must be one of {', '.join(PALETTES)}.")
+    _check_palette(cfg.figures)
     for key, kind, least in (("margin", (int, float), 0), ("draws", int, 100)):
         if not isinstance(cfg[key], kind) or cfg[key] < least:
             raise BadInput(f"{key}={cfg[key]} must be a number, {least} or more.")

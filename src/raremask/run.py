@@ -166,7 +166,7 @@ def tune(cfg: DictConfig) -> float:
     from raremask import tuning  # Optuna is an extra
 
     quieten()
-    data, folder = build_data(cfg), Path(cfg.folder)
+    folder = Path(cfg.folder)
     if cfg.space:
         space = OmegaConf.to_container(cfg.space)
     else:
@@ -176,12 +176,13 @@ def tune(cfg: DictConfig) -> float:
         raise BadInput(f"space: {unknown[0]} is not a setting of this run.")
 
     of_the_data = any(path.split(".")[0] in ("dataset", "augment", "split") for path in space)
+    data = None if of_the_data else build_data(cfg)  # or every trial reads the images as it was told to
 
     def objective(settings: Mapping[str, Any], tell: Callable[[int, float], None]) -> float:
         one, scores = cfg.copy(), []
         for path, value in settings.items():
             OmegaConf.update(one, path, value)
-        images, module = build(one, data=None if of_the_data else data)
+        images, module = build(one, data=data)
 
         def told(epoch: int, score: float) -> None:
             scores.append(score)

@@ -104,9 +104,8 @@ def say_what_determinism_costs(module: Segmenter, trainer: pl.Trainer, data: Ima
         steps: How many are timed each way; the median counts.
     """
     device = trainer.strategy.root_device
-    if device.type != "cuda" or not torch.are_deterministic_algorithms_enabled():
-        return
-    if torch.is_deterministic_algorithms_warn_only_enabled():  # trainer.deterministic=warn: nothing is enforced
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()  # trainer.deterministic=warn: nothing is enforced
+    if device.type != "cuda" or warned or not torch.are_deterministic_algorithms_enabled():
         return
     with_it, without = (seconds_of_a_step(module, data, device, one, steps) for one in (True, False))
     torch.use_deterministic_algorithms(True)

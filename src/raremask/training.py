@@ -234,10 +234,7 @@ def log_results(
 
 def _resumed(cfg: DictConfig) -> DictConfig:
     """The config of the run to go on with, changed only by the plain values given now, which it keeps."""
-    folder = Path(cfg.resume)
-    file = folder / ".hydra" / "config.yaml"
-    resumed = _saved(cfg.resume)  # first: it says what is wrong with a damaged one
-    saved = OmegaConf.load(file)
+    saved = _saved(cfg.resume)
     changes = [text.lstrip("+") for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
     for change in changes:
         if not change.startswith("trainer."):
@@ -246,7 +243,7 @@ def _resumed(cfg: DictConfig) -> DictConfig:
             raise BadInput(
                 f"{change}: the cosine of this run ends at epoch {saved.trainer.max_epochs}, and past it rises."
             )
-    return OmegaConf.merge(resumed, OmegaConf.from_dotlist(changes))
+    return OmegaConf.merge(saved, OmegaConf.from_dotlist(changes))
 
 
 def _keep_changes(cfg: DictConfig, folder: Path) -> None:

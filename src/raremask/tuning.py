@@ -17,15 +17,8 @@ from raremask.runfolder import write_figure, write_text
 
 STUDY = "study.db"
 FACTOR = 4  # how far from a number in the config is looked, down and up
-GROUPS = (
-    "dataset",
-    "model",
-    "loss",
-    "optimizer",
-    "scheduler",
-    "augment",
-    "callbacks",
-)  # whose choices a found recipe names
+#: Whose choices a found recipe names.
+GROUPS = ("dataset", "model", "loss", "optimizer", "scheduler", "augment", "callbacks")
 #: Callbacks that write into the folder of a run, which a trial of a search has not.
 OF_A_FOLDER = ("learning_rate", "panels", "numbers", "best", "best_of_stage", "history", "collapse", "last")
 Objective = Callable[[Mapping[str, Any], Callable[[int, float], None]], float]

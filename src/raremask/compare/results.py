@@ -231,11 +231,11 @@ def table(runs: Sequence[Run], metric: str, images: Sequence[str] | None = None)
     shared = [image for image, times in everywhere.items() if times == len(merged)]
     if not shared:
         raise BadInput("The runs have no test image in common: they are of different splits or datasets.")
-    undefined = any(math.isnan(rows[image].get(metric, math.nan)) for rows in merged.values() for image in shared)
     common = len(shared)
     if images is not None:
         shared = list(images)
-    elif undefined:  # an empty mask that is left empty has no score, one that is painted has: not the same images
+    elif any(math.isnan(rows[image].get(metric, math.nan)) for rows in merged.values() for image in shared):
+        # an empty mask that is left empty has no score, one that is painted has: not the same images
         shared = [image for image in shared if all(rows[image]["foreground"] > 0 for rows in merged.values())]
         if not shared:
             raise BadInput(f"No image has foreground, and {metric} is not defined without.")
