@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.metrics import fbeta_score, matthews_corrcoef, recall_score
 
-from raremask.metrics.image import image_scores
+from raremask.metrics.image import measure
 from raremask.metrics.overlap import more_scores
 
 pairs = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
@@ -17,7 +17,7 @@ pairs = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
 @given(pairs)
 def test_more_scores_equal_scikit_learn(pair):
     prediction, mask = pair
-    scores = image_scores(prediction.astype(float), prediction, mask, empty="zero")
+    scores = measure(prediction.astype(float), prediction, mask, empty="zero").scores
     flat = mask.ravel(), prediction.ravel()
     assert scores["f2"] == pytest.approx(fbeta_score(*flat, beta=2, zero_division=0))
     assert scores["mcc"] == pytest.approx(matthews_corrcoef(*flat))
@@ -32,7 +32,7 @@ def test_the_challenge_of_isic_gives_nothing_below_65_percent():
 
 def everything(mask, prediction, **changes):
     probability = np.where(prediction, 0.9, 0.1)
-    return image_scores(probability, prediction, mask, **changes)
+    return measure(probability, prediction, mask, **changes).scores
 
 
 FREE = {"specificity", "brier", "ece", "average_precision"}  # of any policy
@@ -81,6 +81,6 @@ def test_shapes_that_lie_inside_the_field_of_view_are_scored_once_with_the_same_
     for share in (0.3, 0.0):  # the second: both masks are empty
         mask, prediction = (random.random((2, 30, 40)) < share) & valid
         prediction[25, 30] = beyond
-        whole = everything(mask, prediction, empty=empty)
+        whole = measure(np.where(prediction, 0.9, 0.1), prediction, mask, empty=empty)
         reused = everything(mask, prediction, empty=empty, valid=valid, whole=whole)
         np.testing.assert_equal(reused, everything(mask, prediction, empty=empty, valid=valid))

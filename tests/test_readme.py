@@ -16,7 +16,7 @@ from raremask import (
 )
 from raremask.data.splits import Split
 from raremask.losses import check_loss, overlap
-from raremask.metrics.image import image_scores
+from raremask.metrics.image import measure
 
 TEXT = (ROOT / "README.md").read_text()
 WRITTEN = ("start", "how-to", "reference", "why", "results")  # the other pages are made by scripts
@@ -84,7 +84,7 @@ def test_the_scores_listed_are_those_of_an_image():
     )
     listed = set(re.findall(r"`(\w+)`", section[2])) - {"_fov", "_default"}
     image = np.zeros((4, 4))
-    assert listed == set(image_scores(image, image > 0, image > 0))
+    assert listed == set(measure(image, image > 0, image > 0).scores)
 
 
 def test_every_room_stands_under_how_it_is_built():

@@ -17,7 +17,7 @@ from raremask.data.base import ImageMaskData
 from raremask.data.memory import Shelf
 from raremask.inference import Predictor
 from raremask.metrics.calibration import histogram, reliability
-from raremask.metrics.image import image_scores
+from raremask.metrics.image import measure
 from raremask.metrics.objects import count_objects
 from raremask.metrics.overlap import SCORES, pixel_counts, score, shares
 from raremask.module import Segmenter
@@ -71,31 +71,23 @@ def judge(trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, split: st
     """
     pictures, rows, plain = data.splits[split].pictures, {}, {}
 
-    def counts_of(index: int, prediction: np.ndarray, suffix: str) -> dict[str, list[int]]:
-        picture = pictures[index]
-        mask = picture.native_mask()[0].numpy()
-        counts = {suffix: pixel_counts(prediction, mask)}
-        valid = picture.native_valid()
-        if valid is not None:
-            counts[f"_fov{suffix}"] = pixel_counts(prediction, mask, valid[0].numpy())
-        return counts
-
     def receive_plain(index: int, probability: np.ndarray) -> None:
-        plain[index] = counts_of(index, probability > module.threshold, DEFAULT)
+        prediction, mask = probability > module.threshold, pictures[index].native_mask()[0].numpy()
+        plain[index] = {DEFAULT: pixel_counts(prediction, mask)}
+        if (valid := pictures[index].native_valid()) is not None:
+            plain[index][f"_fov{DEFAULT}"] = pixel_counts(prediction, mask, valid[0].numpy())
 
     def receive(index: int, probability: np.ndarray) -> None:
         if selection.views == "none":
             receive_plain(index, probability)
-        picture, prediction = pictures[index], selection(probability)
-        mask = picture.native_mask()[0].numpy()
-        scores = image_scores(probability, prediction, mask, empty=module.empty)
-        valid = picture.native_valid()
-        if valid is not None:
-            inside = image_scores(probability, prediction, mask, valid[0].numpy(), module.empty, whole=scores)
-            scores |= {f"{name}_fov": value for name, value in inside.items() if name not in SCORES}
-        scores["objects"] = float(count_objects(mask))
-        counts = counts_of(index, prediction, "") | plain[index]
-        rows[index] = counts, scores, histogram(probability, mask), RunLengths().write(prediction)
+        prediction, mask = selection(probability), pictures[index].native_mask()[0].numpy()
+        image = measure(probability, prediction, mask, empty=module.empty)
+        counts, scores = {"": image.counts}, image.scores | {"objects": float(count_objects(mask))}
+        if (valid := pictures[index].native_valid()) is not None:
+            inside = measure(probability, prediction, mask, valid[0].numpy(), module.empty, whole=image)
+            counts["_fov"] = inside.counts
+            scores |= {f"{name}_fov": value for name, value in inside.scores.items() if name not in SCORES}
+        rows[index] = counts | plain[index], scores, image.counted, RunLengths().write(prediction)
 
     if selection.views != "none":
         _predict(trainer, data, module, split, "none", receive_plain)

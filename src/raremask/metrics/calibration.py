@@ -27,13 +27,16 @@ def histogram(probability: np.ndarray, mask: np.ndarray, valid: np.ndarray | Non
     >>> histogram(np.array([[0.0, 0.5, 1.0]]), np.array([[False, True, True]])).sum(axis=1).tolist()
     [1, 2]
     """
-    probability = np.asarray(probability, np.float32)
-    level = np.clip(np.ceil(probability * BINS).astype(np.int32) - 1, 0, BINS - 1)
-    level += probability > THRESHOLDS[np.minimum(level + 1, BINS)]  # rounding may have missed by one
-    level -= (probability <= THRESHOLDS[level]) & (level > 0)
-    level += mask.astype(np.int32) * BINS
-    level = level.ravel() if valid is None else level[valid]
-    return np.bincount(level, minlength=2 * BINS).reshape(2, BINS)
+    if valid is not None:
+        probability, mask = probability[valid], mask[valid]
+    probability = np.asarray(probability, np.float32).ravel()
+    scaled = probability * np.float32(BINS)
+    level = np.fmin(np.fmax(np.ceil(scaled), 1), BINS).astype(np.intp) - 1
+    close = np.flatnonzero(np.abs(scaled - np.rint(scaled)) < 3e-4)  # rounding may have missed by one
+    edge = np.rint(scaled[close]).astype(np.intp)
+    level[close] = (edge - (probability[close] <= THRESHOLDS[edge])).clip(0, BINS - 1)
+    foreground = np.bincount(level[mask.ravel()], minlength=BINS)
+    return np.stack([np.bincount(level, minlength=BINS) - foreground, foreground])
 
 
 def counts_at(counted: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Every score of one image, by one name each."""
 
-from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,16 +10,30 @@ from raremask.metrics.overlap import EMPTY, more_scores, pixel_counts, score
 from raremask.metrics.surface import boundary_iou, surface_scores
 
 
-def image_scores(
+class Measured(NamedTuple):
+    """What was measured of one image.
+
+    Args:
+        scores: Every score by its name.
+        counts: `(4,)` int64: tp, fp, fn, tn.
+        counted: `(2, BINS)` histogram of its probabilities, see :func:`raremask.metrics.calibration.histogram`.
+    """
+
+    scores: dict[str, float]
+    counts: np.ndarray
+    counted: np.ndarray
+
+
+def measure(
     probability: np.ndarray,
     prediction: np.ndarray,
     mask: np.ndarray,
     valid: np.ndarray | None = None,
     empty: str = "one",
     tolerance: float = 2.0,
-    whole: Mapping[str, float] | None = None,
-) -> dict[str, float]:
-    """Score one image in every way.
+    whole: Measured | None = None,
+) -> Measured:
+    """Count and score one image in every way.
 
     Args:
         probability: `(H, W)` float in [0, 1], of the foreground.
@@ -29,11 +43,11 @@ def image_scores(
         empty: What an image is worth whose mask and prediction are both empty: `one` (and distance 0), `skip` (NaN) or
             `zero` (and the image's diagonal for distances).
         tolerance: Of the normalised surface Dice, in pixels.
-        whole: Scores of the same image without `valid`. If both masks are empty outside of it, its shapes score the
+        whole: The same image measured without `valid`. If both masks are empty outside of it, its shapes score the
             same, and are not measured twice.
 
     Returns:
-        The scores of :mod:`raremask.metrics.overlap`, :mod:`~raremask.metrics.surface`,
+        Counts, histogram, and the scores of :mod:`raremask.metrics.overlap`, :mod:`~raremask.metrics.surface`,
         :mod:`~raremask.metrics.objects` and :mod:`~raremask.metrics.calibration` by name. The policy holds for all but
         `specificity`, `brier` and `ece`, which an empty mask does not trouble, and `average_precision`, which is NaN
         for it.
@@ -44,13 +58,13 @@ def image_scores(
     shapes = {part.shape for part in (probability, prediction, mask, valid) if part is not None}
     if len(shapes) > 1:
         raise ValueError(f"probability, prediction, mask and valid must have one shape; got {sorted(shapes)}")
-    measured = None if whole is None or valid is None or ((prediction | mask) & ~valid).any() else whole
+    known = None if whole is None or valid is None or ((prediction | mask) & ~valid).any() else whole.scores
     if valid is not None:
         prediction, mask = prediction & valid, mask & valid
-    counts = np.array([pixel_counts(prediction, mask, valid)])
+    counts = np.array(pixel_counts(prediction, mask, valid))
     by_pixels = {name: float(values[0]) for name, values in (score(counts, empty) | more_scores(counts, empty)).items()}
-    by_shape = dict(measured) if measured else _shape_scores(prediction, mask, tolerance)
-    if not counts[0, :3].any() and empty != "one":
+    by_shape = dict(known) if known else _shape_scores(prediction, mask, tolerance)
+    if not counts[:3].any() and empty != "one":
         diagonal = float(np.hypot(*mask.shape))
         by_shape = {
             name: np.nan if empty == "skip" else diagonal if name in ("hd95", "asd") else EMPTY[empty]
@@ -58,7 +72,8 @@ def image_scores(
         }
     counted = histogram(probability, mask, valid)
     by_probability = {"average_precision": average_precision(counted)} | calibration_scores(counted)
-    return by_pixels | by_shape | by_pixels | by_probability  # of what was measured before, only shapes are kept
+    scores = by_pixels | by_shape | by_pixels | by_probability  # of what was measured before, only shapes are kept
+    return Measured(scores, counts, counted)
 
 
 def _shape_scores(prediction: np.ndarray, mask: np.ndarray, tolerance: float) -> dict[str, float]:
