@@ -2,8 +2,9 @@
 
     python scripts/bench.py data=<folder that holds CVC-ClinicDB and DRIVE> [only=step,epoch]
 
-writes docs/performance.md (step, epoch, loader, evaluation, prediction, start, memory, growth): every figure is the
-ratio of two things that were measured in turn in one run, the median of several. Needs idle cores, and half an hour.
+writes docs/performance.md (step, epoch, network, loader, evaluation, prediction, start, memory, growth): every figure
+is the ratio of two things that were measured in turn in one run, the median of several. Needs idle cores, and half an
+hour.
 """
 
 import copy
@@ -42,6 +43,7 @@ from raremask.building import build, build_trainer
 from raremask.data.base import ImageMaskData
 from raremask.data.samples import as_floats
 from raremask.module import Segmenter
+from raremask.nets import InstanceNorm, UNet
 from raremask.prediction import painter, predict_files
 from raremask.receipt import device_name
 from raremask.scoring import judge
@@ -51,7 +53,7 @@ from raremask.terminal import quieten
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "performance.md"
-SECTIONS = ("step", "epoch", "loader", "evaluation", "prediction", "start", "memory", "growth")
+SECTIONS = ("step", "epoch", "network", "loader", "evaluation", "prediction", "start", "memory", "growth")
 THESIS = ("dataset=cvc", "dataset.batch_size=2", "dataset.workers=0", "model.base=8", "augment=thesis")
 
 
@@ -224,25 +226,12 @@ class Plain(Dataset):
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), torch.from_numpy(mask)[None].float()
 
 
-class PlainBoundaryDoU(nn.Module):
-    """Boundary-DoU as its authors publish it: the boundary by a convolution, image by image."""
-
-    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Return the loss."""
-        kernel = torch.tensor([[0.0, 1, 0], [1, 1, 1], [0, 1, 0]])
-        losses = []
-        for one, truth in zip(torch.sigmoid(logits[:, 0]), mask[:, 0], strict=True):
-            near = nn.functional.conv2d(truth[None, None], kernel[None, None], padding=1)[0, 0] * truth
-            edge = ((near > 0) & (near < 5)).sum()
-            alpha = 1 - (edge + 1e-5) / (truth.sum() + 1e-5)
-            alpha = float(min(max(2 * alpha - 1, torch.tensor(-1.0)), torch.tensor(0.8)))
-            inter, squares, truths = (one * truth).sum(), (one * one).sum(), (truth * truth).sum()
-            losses.append((squares + truths - 2 * inter + 1e-5) / (squares + truths - (1 + alpha) * inter + 1e-5))
-        return torch.stack(losses).mean()
-
-
 class PlainBoundaryGaussian(nn.Module):
-    """Boundary-Gaussian with SciPy's distance transform, computed for every mask of every batch."""
+    """Boundary-Gaussian as its formula reads: SciPy's distance transform, and a clamped probability.
+
+    Args:
+        sigma: Reach in pixels.
+    """
 
     def __init__(self, sigma: float):
         super().__init__()
@@ -250,14 +239,44 @@ class PlainBoundaryGaussian(nn.Module):
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the loss."""
-        weights = []
-        for truth in mask[:, 0].numpy().astype(bool):
-            distance = np.where(truth, distance_transform_edt(truth), distance_transform_edt(~truth))
-            weights.append(np.exp(-(distance**2) / (2 * self.sigma**2)))
-        weight = torch.from_numpy(np.stack(weights))[:, None].float()
+        foreground = mask.sum()
+        background = mask.numel() - foreground
+        near = []
+        for truth in mask[:, 0].numpy():
+            distance = distance_transform_edt(1 - truth) if truth.any() else np.full_like(truth, np.inf)
+            near.append(np.exp(-(distance**2) / (2 * self.sigma**2)))
+        lifted = torch.from_numpy(np.stack(near)).float()[:, None] + foreground / background
+        weight_foreground, weight_background = (background / foreground).clamp(max=1), lifted.clamp(max=1)
+        probability = torch.sigmoid(logits).clamp(1e-7, 1 - 1e-7)
+        loss = mask * weight_foreground * -torch.log(probability)
+        return (loss + (1 - mask) * weight_background * -torch.log(1 - probability)).mean()
+
+
+class PlainBoundaryDoU(nn.Module):
+    """The thesis' Boundary-DoU: the above plus DoU of background and foreground, as its authors publish that.
+
+    Args:
+        sigma: Reach in pixels.
+    """
+
+    def __init__(self, sigma: float):
+        super().__init__()
+        self.gaussian = PlainBoundaryGaussian(sigma)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Return the loss."""
         probability = torch.sigmoid(logits)
-        inter, total = (weight * probability * mask).sum((1, 2, 3)), (weight * (probability + mask)).sum((1, 2, 3))
-        return (1 - (2 * inter + 1) / (total + 1)).mean()
+        of_class = [self.dou(1 - probability, 1 - mask), self.dou(probability, mask)]
+        return self.gaussian(logits, mask) + sum(of_class) / 2
+
+    def dou(self, probability: Tensor, mask: Tensor) -> Tensor:
+        """Return the loss of one class, its boundary found by a convolution image by image."""
+        kernel = torch.tensor([[0.0, 1, 0], [1, 1, 1], [0, 1, 0]])[None, None]
+        near = torch.stack([nn.functional.conv2d(truth[None], kernel, padding=1)[0] for truth in mask]) * mask
+        edge = ((near > 0) & (near < 5)).sum()
+        alpha = (2 * (1 - (edge + 1e-5) / (mask.sum() + 1e-5)) - 1).clamp(max=0.8)
+        inter, squares, truths = (probability * mask).sum(), (probability**2).sum(), (mask**2).sum()
+        return (squares + truths - 2 * inter + 1e-5) / (squares + truths - (1 + alpha) * inter + 1e-5)
 
 
 def plain_epoch(net: nn.Module, loss: nn.Module, training: DataLoader, validation: DataLoader) -> float:
@@ -285,7 +304,7 @@ def plain_epoch(net: nn.Module, loss: nn.Module, training: DataLoader, validatio
 def epoch(data_dir: Path) -> list[Row]:
     """An epoch, training and validation, beside the plain way with the same network, augmentation and images."""
     rows = []
-    plain_losses = {"boundary_dou": PlainBoundaryDoU(), "boundary_gaussian": PlainBoundaryGaussian(4.0)}
+    plain_losses = {"boundary_dou": PlainBoundaryDoU(2.0), "boundary_gaussian": PlainBoundaryGaussian(2.0)}
     for (loss, plain_loss), precision in itertools.product(plain_losses.items(), ("auto", "32-true")):
         with scratch() as folder:
             limits = ("trainer.max_epochs=4", "+trainer.limit_train_batches=48", "+trainer.limit_val_batches=16")
@@ -302,6 +321,7 @@ def epoch(data_dir: Path) -> list[Row]:
                 theirs.append(plain_epoch(kept["net"], plain_loss, kept["training"], kept["validation"]))
 
             clock = trained(cfg, between)
+        _same_value(kept["net"], plain_loss, instantiate(cfg.loss), kept["validation"])
         pairs = list(zip(clock.epochs, theirs, strict=True))[1:]
         ratio = statistics.median(ours / other for ours, other in pairs)
         note = f"{statistics.median(clock.epochs[1:]):.1f} s for 96 and 32 images"
@@ -312,6 +332,14 @@ def epoch(data_dir: Path) -> list[Row]:
     return rows
 
 
+def _same_value(net: nn.Module, plain: nn.Module, ours: nn.Module, batches: DataLoader) -> None:
+    """Stop if the two losses are not the same: their times could not be compared."""
+    image, mask = next(iter(batches))
+    with torch.no_grad():
+        logits = net(image)
+        torch.testing.assert_close(plain(logits, mask), ours(logits, mask), rtol=1e-3, atol=1e-4)
+
+
 def _plain_parts(module: Segmenter, data: ImageMaskData) -> dict[str, Any]:
     files = {record.name: (record.image, record.mask) for record in data.records()}
     augment = A.Compose(data.augment.chain.transforms)
@@ -319,6 +347,33 @@ def _plain_parts(module: Segmenter, data: ImageMaskData) -> dict[str, Any]:
     training = DataLoader(Plain(lists["train"][:96], data.size, augment), batch_size=2, shuffle=True)
     validation = DataLoader(Plain(lists["val"][:32], data.size, None), batch_size=2)
     return {"net": copy.deepcopy(module.net), "training": training, "validation": validation}
+
+
+def network(data_dir: Path) -> list[Row]:
+    """A step of the U-Net beside the same with PyTorch's instance normalisation."""
+    rows = []
+    for (base, batch), half in itertools.product(((8, 2), (16, 8)), (False, True)):
+        ours = UNet(base=base)
+        theirs = copy.deepcopy(ours)
+        for block in (*theirs.down, *theirs.merge):
+            for index, layer in enumerate(block):
+                if isinstance(layer, InstanceNorm):
+                    block[index] = nn.InstanceNorm2d(0)
+        image, mask = torch.rand(batch, 3, 288, 384), (torch.rand(batch, 1, 288, 384) < 0.1).float()
+        times: list[list[float]] = []
+        for _ in range(8):
+            times.append([])
+            for net in (ours, theirs):
+                started = time.perf_counter()
+                with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                    logits = net(image)
+                nn.functional.binary_cross_entropy_with_logits(logits.float(), mask).backward()
+                times[-1].append(time.perf_counter() - started)
+        ratio = statistics.median(one / other for one, other in times[1:])
+        note = f"{1000 * statistics.median(one for one, _ in times[1:]):.0f} ms"
+        what = f"a step of the U-Net, base {base}, {batch} images 288x384, {'bf16-mixed' if half else '32-true'}"
+        rows.append(Row(what, "the same with torch.nn.InstanceNorm2d", 1.0, ratio, note=note))
+    return rows
 
 
 def loader(data_dir: Path) -> list[Row]:
@@ -439,6 +494,7 @@ def command_seconds(*arguments: str) -> float:
 FIRST_STEP = """
 import os, runpy, sys
 from raremask.module import Segmenter
+from raremask.nets import InstanceNorm, UNet
 step = Segmenter.training_step
 def first(self, batch, index):
     if index == 1:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from raremask import BadInput, nets
-from raremask.nets import EncoderDecoder, Standardize, UNet, pad_to
+from raremask.nets import EncoderDecoder, InstanceNorm, Standardize, UNet, pad_to
 
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 31), (565, 584)])
@@ -24,6 +24,24 @@ def test_the_thesis_unet_doubles_from_64_to_1024_and_has_no_learned_normalisatio
     assert [block[0].out_channels for block in net.down] == [64, 128, 256, 512, 1024]
     assert not [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     assert not any("bias" in name and "down" in name for name, _ in net.named_parameters())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_instance_normalisation_is_that_of_pytorch_and_keeps_the_layout(dtype, layout):
+    torch.manual_seed(0)
+    values, weight = (torch.randn(3, 5, 12, 17).mul(4).add(2).to(dtype) for _ in range(2))
+    found = []
+    for norm in (InstanceNorm(), nn.InstanceNorm2d(5)):
+        features = values.clone(memory_format=layout).requires_grad_()
+        normed = norm(features)
+        (normed * weight).sum().backward()
+        found.append((normed, features.grad))
+        if isinstance(norm, InstanceNorm):
+            assert normed.is_contiguous(memory_format=layout)
+    for ours, theirs in zip(*found, strict=True):
+        tolerance = {"rtol": 1.6e-2, "atol": 1e-2} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
+        torch.testing.assert_close(ours, theirs, **tolerance)
 
 
 def test_he_and_xavier_differ_by_their_spread():
