@@ -302,7 +302,7 @@ def plain_epoch(net: nn.Module, loss: nn.Module, training: DataLoader, validatio
 
 
 def epoch(data_dir: Path) -> list[Row]:
-    """An epoch, training and validation, beside the plain way with the same network, augmentation and images."""
+    """An epoch, training and validation, beside the plain way with the same weights, augmentation and images."""
     rows = []
     plain_losses = {"boundary_dou": PlainBoundaryDoU(2.0), "boundary_gaussian": PlainBoundaryGaussian(2.0)}
     for (loss, plain_loss), precision in itertools.product(plain_losses.items(), ("auto", "32-true")):
@@ -327,7 +327,8 @@ def epoch(data_dir: Path) -> list[Row]:
         note = f"{statistics.median(clock.epochs[1:]):.1f} s for 96 and 32 images"
         what = f"an epoch on CVC 288x384, thesis U-Net base 8, batch 2, thesis augmentation, {loss}, "
         what += f"trainer.precision={precision}" + (" (bf16-mixed here)" if clock.half else "")
-        against = "decode each time, z-score, albumentations, loss image by image (SciPy), scikit-learn"
+        against = "decode each time, z-score, albumentations, torch.nn.InstanceNorm2d, "
+        against += "loss image by image (SciPy), scikit-learn"
         rows.append(Row(what, against, 0.6, ratio, note=note))
     return rows
 
@@ -346,7 +347,19 @@ def _plain_parts(module: Segmenter, data: ImageMaskData) -> dict[str, Any]:
     lists = {split: [files[picture.name] for picture in data.splits[split].pictures] for split in ("train", "val")}
     training = DataLoader(Plain(lists["train"][:96], data.size, augment), batch_size=2, shuffle=True)
     validation = DataLoader(Plain(lists["val"][:32], data.size, None), batch_size=2)
-    return {"net": copy.deepcopy(module.net), "training": training, "validation": validation}
+    net = with_pytorchs_norm(module.net)
+    net.standardize = nn.Identity()  # its images are standardised when they are read
+    return {"net": net, "training": training, "validation": validation}
+
+
+def with_pytorchs_norm(net: UNet) -> UNet:
+    """A copy of a U-Net as one writes it first, with PyTorch's own instance normalisation."""
+    net = copy.deepcopy(net)
+    for block in (*net.down, *net.merge):
+        for index, layer in enumerate(block):
+            if isinstance(layer, InstanceNorm):
+                block[index] = nn.InstanceNorm2d(0)
+    return net
 
 
 def network(data_dir: Path) -> list[Row]:
@@ -354,11 +367,7 @@ def network(data_dir: Path) -> list[Row]:
     rows = []
     for (base, batch), half in itertools.product(((8, 2), (16, 8)), (False, True)):
         ours = UNet(base=base)
-        theirs = copy.deepcopy(ours)
-        for block in (*theirs.down, *theirs.merge):
-            for index, layer in enumerate(block):
-                if isinstance(layer, InstanceNorm):
-                    block[index] = nn.InstanceNorm2d(0)
+        theirs = with_pytorchs_norm(ours)
         image, mask = torch.rand(batch, 3, 288, 384), (torch.rand(batch, 1, 288, 384) < 0.1).float()
         times: list[list[float]] = []
         for _ in range(8):
