@@ -503,7 +503,6 @@ def command_seconds(*arguments: str) -> float:
 FIRST_STEP = """
 import os, runpy, sys
 from raremask.module import Segmenter
-from raremask.nets import InstanceNorm, UNet
 step = Segmenter.training_step
 def first(self, batch, index):
     if index == 1:
