@@ -116,6 +116,19 @@ def test_runs_are_called_by_the_settings_in_which_they_differ(sweep):
     }
 
 
+def test_a_file_is_called_by_its_name_where_that_tells_it_from_others(sweep):
+    folder = sweep()
+
+    def weights(**files):
+        for run in folder.iterdir():
+            file = files[run.name.partition("_")[0]]
+            (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([f"model.encoder_weights={file}"]))
+        return {run.label.rpartition("=")[2] for run in labelled(folder)}
+
+    assert weights(dice="/far/away/a.pth", bce="b.pth", dynamit="null") == {"a.pth", "b.pth", "null"}
+    assert weights(dice="/far/a.pth", bce="/near/a.pth", dynamit="null") == {"/far/a.pth", "/near/a.pth", "null"}
+
+
 def test_what_a_recipe_chooses_goes_without_saying(sweep):
     folder = sweep()
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -190,12 +190,19 @@ def labelled(runs: Sequence[Run]) -> list[Run]:
         implied = {key for key in CHOICES if key != "experiment" and len(together.get(key, ())) == len(recipes)}
         differ = [key for key in differ if key not in implied]
     losses = {run.settings.get("loss") for run in runs}
+    short = {key: _shortened({run.settings[key] for run in runs if key in run.settings}) for key in differ}
     named = []
     for run in runs:
         parts = [run.settings["loss"]] if "loss" in run.settings and (len(losses) > 1 or not differ) else []
-        parts += [f"{key}={run.settings[key]}" for key in differ if key in run.settings]
+        parts += [f"{key}={short[key][run.settings[key]]}" for key in differ if key in run.settings]
         named.append(replace(run, label=" ".join(parts) or run.settings.get("loss", "run")))
     return named
+
+
+def _shortened(values: Collection[str]) -> dict[str, str]:
+    """Name files without their folders, if that tells them apart."""
+    names = {value: value.rpartition("/")[2] or value for value in values}
+    return names if len(set(names.values())) == len(names) else {value: value for value in values}
 
 
 def table(runs: Sequence[Run], metric: str, images: Sequence[str] | None = None) -> Table:
