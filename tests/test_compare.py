@@ -1,5 +1,6 @@
 """Comparisons of runs: what is read, what is said, and what is written."""
 
+import io
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from PIL import Image
 
 from conftest import ROOT
 from raremask import BadInput
-from raremask.compare import results
+from raremask.compare import drawings, results
 from raremask.compare.document import Grid, Notes, Paragraph, Section, write
 from raremask.compare.report import compare, span, verdict, words
 from raremask.compare.statistics import Estimate, Pair, pairs, resample
@@ -343,6 +344,20 @@ def test_a_verdict_needs_the_corrected_tests_and_more_than_one_seed():
     assert verdict(pair(0.0, -0.005, 0.005, 1.0), 0.01) == "equivalent within 0.01"
     assert verdict(pair(0.1, -np.inf, np.inf, 1.0, np.inf), 0.01) == "not told apart; one group alone shows nothing"
     assert span(Estimate(0.5, -np.inf, np.inf, np.inf, 0)) == "0.500 (no interval: a single group)"
+
+
+def test_long_names_leave_room_for_what_is_drawn():
+    long = ["bce_dice experiment=new model.encoder_weights=weights_of_an_encoder.pth dataset.foreground_share=0.5" + end
+            for end in "ab"]  # fmt: skip
+    found = Pair(Estimate(0.1, 0.05, 0.15), 0.01, 0.01, 0.01, 1.0, 10, 0, 0, 0.05, 3)
+    drawn = [
+        drawings.differences({tuple(long): found}, 0.01),
+        drawings.critical_difference(dict.fromkeys(long, Estimate(0.7, 0.6, 0.8)), [], "Dice"),
+        drawings.ranking(dict.fromkeys(long, np.array([0.5, 0.5]))),
+    ]
+    for figure in drawn:
+        figure.savefig(io.BytesIO())  # Matplotlib warns, which is an error here, where a layout collapses
+        assert figure.axes[0].get_position().width > 0.4
 
 
 def test_a_single_loss_is_compared_with_nothing(sweep, tmp_path):

@@ -1,6 +1,7 @@
 """Pictures of a comparison."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from raremask.compare.statistics import Estimate, Pair
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777", "#ee8866", "#004488", "#bbcc33")
 STYLES = ("-", "--", ":")
 BINS = 6  # of foreground or size, over which means are drawn
+WIDE = 44  # letters of a label in a line: more would leave no room for what is drawn
 
 
 def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -23,6 +25,12 @@ def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
+def _rows(labels: Iterable[str], inches: float) -> tuple[list[str], float]:
+    """Labels in lines, and the height in inches that rows of so many lines need."""
+    texts = [fill(label, WIDE) for label in labels]
+    return texts, len(texts) * max(inches, 0.17 * max(text.count("\n") + 1.2 for text in texts))
+
+
 def critical_difference(means: Mapping[str, Estimate], stretches: Sequence[tuple[int, int]], metric: str) -> Figure:
     """Draw means with their intervals, the best on top, and a bar beside those that are not told apart.
 
@@ -31,7 +39,8 @@ def critical_difference(means: Mapping[str, Estimate], stretches: Sequence[tuple
         stretches: First and last place of each bar.
         metric: What is drawn.
     """
-    figure = Figure(figsize=(8, 0.8 + 0.34 * len(means)), layout="constrained")
+    texts, height = _rows(means, 0.34)
+    figure = Figure(figsize=(8, 0.8 + height), layout="constrained")
     axis = figure.subplots()
     for place, (label, look) in enumerate(looks(list(means)).items()):
         one = means[label]
@@ -42,7 +51,7 @@ def critical_difference(means: Mapping[str, Estimate], stretches: Sequence[tuple
     step = 0.025 * (right - axis.get_xlim()[0])
     for index, (first, last) in enumerate(stretches):
         axis.plot([right + (index + 1) * step] * 2, [first - 0.2, last + 0.2], color="black", linewidth=3)
-    axis.set_yticks(range(len(means)), list(means))
+    axis.set_yticks(range(len(means)), texts)
     axis.set_ylim(len(means) - 0.5, -0.5)  # the first on top
     axis.set_xlabel(f"mean {metric}, 95 % interval; a bar joins what is not told apart")
     axis.grid(axis="x", alpha=0.3)
@@ -55,7 +64,8 @@ def ranking(shares: Mapping[str, np.ndarray]) -> Figure:
     Args:
         shares: Of :func:`raremask.compare.statistics.ranks`, the best label first.
     """
-    figure = Figure(figsize=(8, 0.9 + 0.34 * len(shares)), layout="constrained")
+    texts, height = _rows(shares, 0.34)
+    figure = Figure(figsize=(8, 0.9 + height), layout="constrained")
     axis = figure.subplots()
     places = len(shares)
     left = np.zeros(places)
@@ -64,7 +74,7 @@ def ranking(shares: Mapping[str, np.ndarray]) -> Figure:
         shade = 0.15 + 0.75 * place / max(1, places - 1)
         axis.barh(range(places), width, left=left, color=str(shade), edgecolor="white", label=f"{place + 1}.")
         left += width
-    axis.set_yticks(range(places), list(shares))
+    axis.set_yticks(range(places), texts)
     axis.set_ylim(places - 0.5, -0.5)  # the first on top
     axis.set(xlim=(0, 1), xlabel="share of the bootstrap draws in which it takes this place")
     if places <= 10:
@@ -75,7 +85,8 @@ def ranking(shares: Mapping[str, np.ndarray]) -> Figure:
 def differences(pairs: Mapping[tuple[str, str], Pair], margin: float, most: int = 30) -> Figure:
     """Draw the difference of every pair with its interval, filled where the two are told apart."""
     shown = list(pairs.items())[:most]
-    figure = Figure(figsize=(8, 0.9 + 0.28 * len(shown)), layout="constrained")
+    texts, height = _rows((f"{first} \N{MINUS SIGN} {second}" for (first, second), _ in shown), 0.28)
+    figure = Figure(figsize=(8, 0.9 + height), layout="constrained")
     axis = figure.subplots()
     axis.axvspan(-margin, margin, color="#dddddd", label=f"margin: {margin:g}")
     axis.axvline(0, color="black", linewidth=1)
@@ -84,7 +95,7 @@ def differences(pairs: Mapping[tuple[str, str], Pair], margin: float, most: int 
         if np.isfinite(one.low):
             axis.plot([one.low, one.high], [place, place], color=colour, linewidth=2)
         axis.plot(one.value, place, marker="o", color=colour, markerfacecolor=colour if pair.told_apart else "white")
-    axis.set_yticks(range(len(shown)), [f"{first} \N{MINUS SIGN} {second}" for (first, second), _ in shown])
+    axis.set_yticks(range(len(shown)), texts)
     axis.set_ylim(len(shown) - 0.5, -0.5)  # the first on top
     axis.set_xlabel("mean difference, 95 % interval; filled: told apart after correction")
     axis.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
@@ -114,7 +125,9 @@ def against(scores: Mapping[str, np.ndarray], panels: Sequence[tuple[str, np.nda
             axis.scatter(values[there], mean, s=6, alpha=0.25, color=look["color"], linewidths=0, rasterized=True)
             used = [part for part in range(len(edges) - 1) if np.isfinite(mean[bins == part]).any()]
             middle = [np.median(values[there][bins == part]) for part in used]
-            axis.plot(middle, [np.nanmean(mean[bins == part]) for part in used], label=label, linewidth=2, **look)
+            axis.plot(
+                middle, [np.nanmean(mean[bins == part]) for part in used], label=fill(label, WIDE), linewidth=2, **look
+            )
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         unit = (lambda value, _: f"{100 * value:g} %") if shares else (lambda value, _: f"{value:g}")
@@ -144,7 +157,13 @@ def learning(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], k
             row[: len(line)] = [value for _, value in line]
         there = np.isfinite(padded).any(axis=0) if longest else np.zeros(0, bool)
         if there.any():
-            axis.plot(np.flatnonzero(there), np.nanmean(padded[:, there], axis=0), label=label, linewidth=2, **look)
+            axis.plot(
+                np.flatnonzero(there),
+                np.nanmean(padded[:, there], axis=0),
+                label=fill(label, WIDE),
+                linewidth=2,
+                **look,
+            )
     axis.set(xlabel="epoch", ylabel=key, ylim=(0, 1))
     axis.locator_params("x", integer=True)
     axis.grid(alpha=0.3)
@@ -164,7 +183,7 @@ def thresholds(curves: Mapping[str, Sequence[tuple[Sequence[float], float]]], me
     for label, look in looks(list(curves)).items():
         for index, (curve, chosen) in enumerate(curves[label]):
             grid = np.arange(len(curve)) / len(curve)
-            axis.plot(grid, curve, linewidth=1, label=label if index == 0 else None, **look)
+            axis.plot(grid, curve, linewidth=1, label=fill(label, WIDE) if index == 0 else None, **look)
             axis.plot(chosen, curve[round(chosen * len(curve))], marker="o", color=look["color"])
     axis.set(xlabel="threshold", ylabel=f"mean {metric} on validation", xlim=(0, 1), ylim=(0, 1))
     axis.grid(alpha=0.3)
