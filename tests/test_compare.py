@@ -349,10 +349,10 @@ def test_a_verdict_needs_the_corrected_tests_and_more_than_one_seed():
 def test_long_names_leave_room_for_what_is_drawn():
     long = ["bce_dice experiment=new model.encoder_weights=weights_of_an_encoder.pth dataset.foreground_share=0.5" + end
             for end in "ab"]  # fmt: skip
-    found = Pair(Estimate(0.1, 0.05, 0.15), 0.01, 0.01, 0.01, 1.0, 10, 0, 0, 0.05, 3)
+    found = Pair(Estimate(0.1, 0.05, 0.15, 0.02, 5), 0.01, 0.01, 0.01, 1.0, 10, 0, 0, 0.05, 3)
     drawn = [
         drawings.differences({tuple(long): found}, 0.01),
-        drawings.critical_difference(dict.fromkeys(long, Estimate(0.7, 0.6, 0.8)), [], "Dice"),
+        drawings.critical_difference(dict.fromkeys(long, Estimate(0.7, 0.6, 0.8, 0.05, 5)), [], "Dice"),
         drawings.ranking(dict.fromkeys(long, np.array([0.5, 0.5]))),
     ]
     for figure in drawn:
