@@ -358,7 +358,7 @@ def with_pytorchs_norm(net: UNet) -> UNet:
     for block in (*net.down, *net.merge):
         for index, layer in enumerate(block):
             if isinstance(layer, InstanceNorm):
-                block[index] = nn.InstanceNorm2d(0)
+                block[index] = nn.InstanceNorm2d(block[index - 1].out_channels)
     return net
 
 

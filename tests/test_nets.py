@@ -26,19 +26,19 @@ def test_the_thesis_unet_doubles_from_64_to_1024_and_has_no_learned_normalisatio
     assert not any("bias" in name and "down" in name for name, _ in net.named_parameters())
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("channels", [5, 24])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_instance_normalisation_is_that_of_pytorch_and_keeps_the_layout(dtype, layout):
+def test_instance_normalisation_is_that_of_pytorch_and_stays_channels_last(dtype, channels):
     torch.manual_seed(0)
-    values, weight = (torch.randn(3, 5, 12, 17).mul(4).add(2).to(dtype) for _ in range(2))
+    values, weight = (torch.randn(3, channels, 12, 17).mul(4).add(2).to(dtype) for _ in range(2))
     found = []
-    for norm in (InstanceNorm(), nn.InstanceNorm2d(5)):
-        features = values.clone(memory_format=layout).requires_grad_()
+    for norm in (InstanceNorm(), nn.InstanceNorm2d(channels)):
+        features = values.clone(memory_format=torch.channels_last).requires_grad_()
         normed = norm(features)
         (normed * weight).sum().backward()
         found.append((normed, features.grad))
         if isinstance(norm, InstanceNorm):
-            assert normed.is_contiguous(memory_format=layout)
+            assert normed.is_contiguous(memory_format=torch.channels_last)
     for ours, theirs in zip(*found, strict=True):
         tolerance = {"rtol": 1.6e-2, "atol": 1e-2} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
         torch.testing.assert_close(ours, theirs, **tolerance)
