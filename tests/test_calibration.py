@@ -8,6 +8,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss
 from raremask.metrics.calibration import (
     BINS,
     GROUPS,
+    THRESHOLDS,
     average_precision,
     calibration_scores,
     counts_at,
@@ -97,3 +98,11 @@ def test_a_float_that_is_a_threshold_is_not_more_than_it():
     for step in range(1, BINS + 1):
         counted = histogram(np.array([[step / BINS]], np.float32), np.array([[True]]))
         assert counted[1, step - 1] == 1
+
+
+def test_the_floats_next_to_a_threshold_fall_on_its_right_sides():
+    beside = [np.nextafter(THRESHOLDS, np.float32(toward)) for toward in (0, 1)]
+    probability = np.concatenate([THRESHOLDS, *beside])[None]
+    expected = np.searchsorted(THRESHOLDS, probability[0]).clip(1) - 1  # how many thresholds it is more than, less one
+    counted = histogram(probability, np.ones(probability.shape, bool))
+    assert counted[1].tolist() == np.bincount(expected, minlength=BINS).tolist()
