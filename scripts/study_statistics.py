@@ -34,7 +34,7 @@ COLUMNS = (
     "images each",
     "seeds",
     "spread of seeds",
-    "of liking",
+    "of patients' liking",
     "mean",
     "difference",
     "percentile bootstrap",

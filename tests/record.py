@@ -18,9 +18,8 @@ SECTIONS = {
 (SIGKILL) at random moments, one to three times, and the same command is given again. Compared with the unbroken run:
 weights, optimiser, scheduler, counters and best scores in all checkpoints, every epoch's numbers, the epoch of early
 stopping, what was chosen, every image's scores, every mask. In brackets: before which call of its kind.""",
-    "Asked to end": """Exit codes of train.py: 0 done; 1 something failed; 2 something to mend in the command or the
-data; 75 the system ended it; 130 the user did. The same command goes on, if it names the folder (`hydra.run.dir=`,
-`sweep=`) or SLURM starts it again; `resume=<folder>` does always.""",
+    "Asked to end": """The same command goes on, if it names the folder (`hydra.run.dir=`, `sweep=`) or SLURM starts it
+again; `resume=<folder>` does always. [What the exit codes say](reference.md#exit-codes-of-training).""",
     "Numbers that go wrong": "Losses and gradients that are no numbers, and predictions that collapse.",
     "Faults of the machine": "Nothing that was finished before is lost in any of them.",
     "Hostile input": "Archives, images, checkpoints, configs and tables that someone else has made.",

@@ -115,7 +115,7 @@ def kill_and_go_on(trainings, whole: tuple[Path, dict[str, int]], number: int) -
 @pytest.mark.parametrize("number", [*range(1, 5), *(pytest.param(one, marks=pytest.mark.long) for one in range(5, 21))])
 def test_a_run_that_is_killed_anywhere_and_goes_on_equals_the_unbroken_one(trainings, whole, number, tried):
     where = kill_and_go_on(trainings, whole, number)
-    tried("Killed and gone on with", f"{number:02}: {where}", "the same, bit for bit")
+    tried("Killed and gone on with", f"{number:02}", f"killed {where}; the same, bit for bit")
 
 
 def test_a_cosine_and_workers_go_on_where_they_were(trainings, tried):

@@ -16,6 +16,7 @@ from raremask.data.samples import Picture
 from raremask.receipt import data_digest, read_receipt
 from raremask.tables import read_table
 from raremask.terminal import seconds_of_a_step
+from record import plain
 
 SECTION = "The same again"
 
@@ -172,10 +173,10 @@ def split_changed(run):
 def test_verify_notices_what_has_been_changed(run, command, change, words, request, tried):
     change(run)
     for _ in range(2):  # nothing is mended by asking
-        with pytest.raises(BadInput, match=words):
+        with pytest.raises(BadInput, match=words) as error:
             command("evaluate.py", f"run={run}", "verify=true")
-    what = request.node.callspec.id
-    tried(SECTION, f"evaluate.py verify=true after a change: {what}", f"exit code 2: {words}")
+    reason = plain(str(error.value).splitlines()[-1], run).split(" (")[0]  # without the device
+    tried(SECTION, f"evaluate.py verify=true after a change: {request.node.callspec.id}", f"exit code 2: {reason}")
 
 
 def test_a_run_says_so_if_its_receipt_is_damaged(run):

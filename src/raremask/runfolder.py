@@ -35,7 +35,7 @@ LOCK = ".hydra/lock"  # in a run's folder, empty; the system knows who holds it
 NOTED = ("collapsed",)  # facts of :func:`note`
 SIGN = 1800  # seconds within which a run on another machine must have shown that it goes on
 BEST, PLAIN = "best checkpoint", "at threshold 0.5"  # rows of a summary
-DEFAULT = "_default"  # of columns: at threshold 0.5, without mending
+DEFAULT = "_default"  # of columns: at threshold 0.5, without views or mending
 SUFFIXES = ("", "_fov", DEFAULT, f"_fov{DEFAULT}")
 #: The scores of a table on the terminal.
 SHOWN = ("dice", "iou", "precision", "recall", "dice_pooled", "dice_fov")
@@ -243,8 +243,8 @@ def write_scores(
     """Write the tidy table of one split: a row per image, worth every score.
 
     Columns: image, group, foreground (true share of the pixels), tp, fp, fn, tn and the overlap scores; then the same
-    under names ending in `_default` (threshold 0.5, no mending) and, if there is a field of view, in `_fov`; then all
-    further scores. A skipped score (NaN) is an empty cell.
+    under names ending in `_default` (threshold 0.5, no views or mending) and, if there is a field of view, in `_fov`;
+    then all further scores. A skipped score (NaN) is an empty cell.
 
     Args:
         path: The CSV.
