@@ -2,10 +2,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from raremask import BadInput
-from raremask.callbacks import GrowingWeight, LossSwitch, Panels
+from raremask.callbacks import GrowingWeight, LossSwitch, MovingAverage, Panels
 from raremask.checkpoints import BestOfStage, RunCheckpoint
 from raremask.losses.boundary import Surface
 from raremask.losses.compound import Sum
@@ -41,6 +43,37 @@ def test_a_restarted_stage_takes_any_score_and_leaves_the_file_of_the_first(tmp_
     assert callback.best_k_models == {}  # what is not known is not deleted
     assert callback.check_monitor_top_k(ALONE, torch.tensor(0.1))
     assert callback.format_checkpoint_name({"optim/stage": torch.tensor(2.0)}).endswith("best_stage2.ckpt")
+
+
+class Watched(TorchDispatchMode):
+    """Counts how often a number of a tensor is asked for: on a GPU each of these waits for it."""
+
+    asked = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), more=None):
+        self.asked += function is torch.ops.aten._local_scalar_dense.default
+        return function(*arguments, **(more or {}))
+
+
+def test_the_moving_average_moves_as_it_says_and_asks_the_device_nothing():
+    net = LightningModule()
+    net.layer, net.norm = nn.Linear(2, 1), nn.BatchNorm1d(1)
+    trainer, average = SimpleNamespace(global_step=0), MovingAverage(decay=0.9)
+    average.setup(trainer, net, "fit")
+    average.on_fit_start(trainer, net)
+    for step, weight in enumerate((1.0, 2.0, 4.0), start=1):
+        trainer.global_step = step
+        with torch.no_grad():
+            net.layer.weight.fill_(weight)
+            net.norm.num_batches_tracked.fill_(step)
+        with Watched() as watched:
+            average.on_train_batch_end(trainer, net, None, None, step)
+            average.on_train_batch_end(trainer, net, None, None, step)  # no step in between: gradients are summed
+        assert watched.asked == 0
+    kept = average._average_model.module
+    # 1, then .9 * 1 + .1 * 2 = 1.1, then .9 * 1.1 + .1 * 4 = 1.39
+    torch.testing.assert_close(kept.layer.weight, torch.full((1, 2), 1.39))
+    assert kept.norm.num_batches_tracked == 3
 
 
 def test_the_weight_of_a_term_follows_from_the_epoch():

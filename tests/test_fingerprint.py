@@ -10,7 +10,7 @@ from raremask.data.samples import Picture
 def picture(mask, image=None, name="a", group="g", box=None, size=None):
     mask = np.asarray(mask, np.uint8)
     image = np.zeros((*mask.shape, 1), np.uint8) if image is None else image
-    return Picture(name, group, image, mask, None, size or mask.shape, box or (0, 0, *mask.shape), 0.0, None, None)
+    return Picture(name, group, image, mask, size or mask.shape, box or (0, 0, *mask.shape), 0.0, None, None)
 
 
 def test_a_picture_is_measured():

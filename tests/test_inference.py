@@ -85,6 +85,9 @@ def test_a_prediction_leaves_the_network_as_it_was_and_comes_at_native_size():
     native = predict(predictor, images()[0], (20, 28), (0, 0, 40, 56))
     assert native.shape == (20, 28)
     assert predictor.training
+    net = Pixelwise().eval()
+    predict(Predictor([net]), images()[0], (20, 28), (0, 0, 40, 56))
+    assert not net.training
 
 
 def test_a_prediction_is_in_float32_whatever_the_training_s_precision():

@@ -96,7 +96,7 @@ def test_outside_of_git_there_is_no_commit(tmp_path):
 def test_a_digest_is_of_contents_whatever_their_order():
     def picture(name, digest):
         mask = np.zeros((2, 2), np.uint8)
-        return Picture(name, "g", mask[..., None], mask, None, (2, 2), (0, 0, 2, 2), 0.0, None, None, digest)
+        return Picture(name, "g", mask[..., None], mask, (2, 2), (0, 0, 2, 2), 0.0, None, None, digest)
 
     pictures = [picture("a", "1"), picture("b", "2")]
     assert data_digest(pictures) == data_digest(pictures[::-1])

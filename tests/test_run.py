@@ -818,6 +818,7 @@ def test_of_two_processes_that_is_named_in_which_a_number_went_wrong_first(tmp_p
     stopped = json.loads((tmp_path / "run" / "stopped.json").read_text())
     assert stopped["no_number"] == "the loss"
     assert stopped["step"] == 4  # a batch of validation came before
+    assert "Traceback" not in done.stderr  # of the second process neither, which Lightning starts
     assert "the formula of Broken" in state(tmp_path / "run")["reason"]
 
 

@@ -69,6 +69,17 @@ def test_a_range_that_is_none_is_refused(tmp_path, values):
         tuning.search(tmp_path, peak, {"optimizer.lr": values, "model.base": [4]}, {}, trials=1, seed=0, config={})
 
 
+def test_of_a_whole_number_whole_ones_are_tried(tmp_path):
+    def good(settings, tell):
+        return -float(settings["model.base"])
+
+    space, start = {"model.base": {"low": 4, "high": 16}}, {"model.base": 8}
+    study = tuning.search(tmp_path, good, space, start, trials=6, seed=0, config={})
+    assert {type(trial.params["model.base"]) for trial in study.trials} == {int}
+    with pytest.raises(BadInput, match=r"model.base is a whole number, so low and high must be"):
+        tuning.drawn(study.ask(), {"model.base": {"low": 0.5, "high": 16}}, start)
+
+
 def test_the_command_searches_on_validation_and_leaves_an_experiment(command, tmp_path, capsys, monkeypatch):
     (tmp_path / "typed_here").mkdir()
     monkeypatch.chdir(tmp_path / "typed_here")
@@ -95,6 +106,23 @@ def test_the_command_searches_on_validation_and_leaves_an_experiment(command, tm
     assert not list(tmp_path.rglob("per_image_test.csv"))  # nobody looked at the test split
 
 
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution should be a tuple")  # lists, said by Optuna
+def test_a_recipe_of_two_stages_composes_and_lists_are_choices(command, tmp_path):
+    stages = ["trainer.gradient_clip_val=null", "callbacks=two_stage", "callbacks.switch.epoch=1"]
+    stages += ["loss@callbacks.switch.loss=dice"]
+    space = "space={dataset.size:[[32,32],[48,40]],trainer.gradient_clip_val:[0.5]}"
+    command("tune.py", *TINY, *stages, space, "trials=2", f"folder={tmp_path / 'search'}")
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "search" / "best.yaml").rename(tmp_path / "experiment" / "found.yaml")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        again = compose("train", ["experiment=found", f"hydra.searchpath=[file://{tmp_path}]"])
+    assert again.callbacks.switch.loss._target_.endswith("Dice")
+    assert "terms" not in again.callbacks.switch.loss
+    assert again.callbacks.switch.epoch == 1
+    assert again.trainer.gradient_clip_val == 0.5  # null in the config: a setting all the same
+    assert (tmp_path / "search" / "study.png").is_file()
+
+
 def test_settings_of_the_data_are_searched_with_data_made_of_them(command, tmp_path, monkeypatch):
     build, seen = run.build, []
 
@@ -113,3 +141,7 @@ def test_a_setting_that_is_none_is_refused(command, tmp_path):
     space = json.dumps({"optimizer.rate": {"low": 1, "high": 2}}).replace('"', "")
     with pytest.raises(BadInput, match=r"space: optimizer.rate is not a setting of this run"):
         command("tune.py", *TINY, f"space={space}", f"folder={tmp_path}")
+    with pytest.raises(BadInput, match=r"space: loss is not a setting of this run, of which a search could change the"):
+        command("tune.py", *TINY, "space={loss:[dice,bce]}", f"folder={tmp_path}")
+    with pytest.raises(BadInput, match=r"augment.steps.horizontal_flip.* was left out, and the recipe of a search"):
+        command("tune.py", *TINY, "augment=flips", "~augment.steps.horizontal_flip", f"folder={tmp_path}")

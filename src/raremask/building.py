@@ -151,8 +151,9 @@ def build(
         BadInput: If images cannot be used, or the monitored score needs a field of view and the dataset has none.
     """
     pl.seed_everything(cfg.seed, verbose=False)
+    net = instantiate(cfg.model)  # weights that cannot be fetched are missed before images are read
     data = data or build_data(cfg)
-    if cfg.monitor.endswith("_fov") and data.splits["val"].pictures[0].valid is None:
+    if cfg.monitor.endswith("_fov") and data.splits["val"].pictures[0].packed_valid is None:
         raise BadInput(f"monitor={cfg.monitor} needs a field of view, and this dataset has none. Use monitor=val/dice.")
     if data.empty_share() == 1:
         raise BadInput("no training mask has a foreground pixel: there is nothing to learn.")
@@ -162,7 +163,7 @@ def build(
         if found:
             write_text(folder / AUTO, json.dumps(found, indent=2) + "\n")
     module = Segmenter(
-        net=instantiate(cfg.model),
+        net=net,
         loss=instantiate(cfg.loss),
         optimizer=instantiate(cfg.optimizer),
         scheduler=instantiate(cfg.scheduler),

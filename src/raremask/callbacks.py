@@ -2,6 +2,7 @@
 
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from raremask import BadInput, figures
@@ -138,19 +140,38 @@ class Patience(EarlyStopping):
 class MovingAverage(EMAWeightAveraging):
     """Validates and keeps an exponential moving average of the weights, instead of the last step's.
 
-    Lightning's own makes the average before the network has been moved to its GPU, and would copy every weight to the
-    host after every step.
+    Lightning's own makes the average before the network has been moved to its GPU, so that every weight would be copied
+    to the host after every step; and it asks the GPU twice in each step how often it was averaged, which waits.
 
     Args:
         decay: Share of the average that stays at a step, in [0, 1): with 0.99 the last hundred steps or so count.
     """
 
+    _latest_update_step: int  # of Lightning's class: kept in checkpoints
+
     def __init__(self, decay: float = 0.99):
         super().__init__(decay=decay)
+        self.decay = decay
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Take the average to where the network is."""
         self._average_model.to(module.device)
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *of_the_step: Any) -> None:
+        """Take the weights of a step in; the first ones, and what is counted in whole numbers, as they are."""
+        if trainer.global_step == self._latest_update_step:  # no step of the optimiser: gradients are being summed
+            return
+        averages, latest = (chain(one.parameters(), one.buffers()) for one in (self._average_model.module, module))
+        moving = []
+        for average, value in zip(averages, latest, strict=True):
+            if self._latest_update_step and average.is_floating_point():
+                moving.append((average, value))
+            else:
+                average.copy_(value)
+        if moving:
+            get_ema_multi_avg_fn(self.decay)(*zip(*moving, strict=True), self._latest_update_step)
+        self._latest_update_step = trainer.global_step
 
 
 class History(Checkpoint):
@@ -168,7 +189,7 @@ class History(Checkpoint):
     def __init__(self, folder: str, monitor: str = "val/dice"):
         self.file, self.monitor = Path(folder) / "metrics.csv", monitor
         self.rows: list[dict[str, float]] = []
-        self.started = 0.0
+        self.started, self.rate = 0.0, float("nan")
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Take up the rows of an earlier part of this run."""
@@ -176,8 +197,8 @@ class History(Checkpoint):
         self.rows = [row for row in earlier if row["epoch"] < trainer.current_epoch]
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Start the clock."""
-        self.started = time.monotonic()
+        """Start the clock, and note the learning rate of the epoch."""
+        self.started, self.rate = time.monotonic(), trainer.optimizers[0].param_groups[0]["lr"]
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -191,7 +212,7 @@ class History(Checkpoint):
         best = max((row[self.monitor] for row in self.rows if self.monitor in row), default=float("nan"))
         tqdm.write(  # tqdm's, so that the line stands above a progress bar
             f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  loss {logged['train/loss']:.4f}  "
-            f"{self.monitor} {score:.4f} (best {best:.4f})  lr {logged['optim/lr']:.2g}  {seconds:.1f} s"
+            f"{self.monitor} {score:.4f} (best {best:.4f})  lr {self.rate:.2g}  {seconds:.1f} s"
         )
 
 

@@ -28,6 +28,8 @@ from raremask.runfolder import STATUS, read_status, slurm_job
 LEAKS = ("warn", "error", "ignore")
 VIEWS = ("none", "flips", "turns", "scales")  # of raremask.inference, which imports torch; a test compares them
 DEVICES = ("auto", "cpu", "cuda")
+NEEDED = ("best", "history", "last")  # callbacks that a run cannot do without
+OURS = "RAREMASK_PLAIN_ERRORS"  # in the environment: that HYDRA_FULL_ERROR is set by us, not by the user
 PALETTES = ("classic", "colour_blind")  # of raremask.figures, likewise
 #: Groups of an entry point of which nothing is chosen at first: the config has no key for them.
 OPEN = {"predict": ("postprocess", "submission"), "evaluate": ("trainer",), "train": ("experiment",)}
@@ -107,10 +109,11 @@ def plain_errors() -> Iterator[None]:
     With HYDRA_FULL_ERROR=1 in the environment every error keeps its traceback.
     """
     plain_warnings()
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+    if os.environ.get("HYDRA_FULL_ERROR") == "1" and OURS not in os.environ:
         yield
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra would print the error and exit itself
+    os.environ[OURS] = "1"  # the processes of trainer=ddp inherit both, and are to know who asked
     try:
         yield
     except (BadInput, HydraException, OmegaConfBaseException) as error:
@@ -130,6 +133,7 @@ def plain_errors() -> Iterator[None]:
         sys.exit(130)
     finally:
         os.environ.pop("HYDRA_FULL_ERROR", None)
+        os.environ.pop(OURS, None)
 
 
 def plain_warnings() -> None:
@@ -247,6 +251,8 @@ def _check(cfg: DictConfig) -> None:
             raise BadInput(f"{key}={value} must be a {'whole ' if kind is int else ''}number, {least} or more.")
     _check_selection(cfg.selection)
     _check_palette(cfg.figures)
+    if missing := [name for name in NEEDED if name not in cfg.callbacks]:
+        raise BadInput(f"callbacks.{missing[0]} cannot be left out: a run needs what it writes.")
     if cfg.leaks not in LEAKS:
         raise BadInput(
             f"leaks={cfg.leaks} is no answer to leaks.{_meant(cfg.leaks, LEAKS, 'leaks')} Choices: {', '.join(LEAKS)}"
@@ -261,6 +267,13 @@ def _check_palette(cfg: DictConfig) -> None:
 
 def _check_selection(cfg: DictConfig) -> None:
     """Refuse what would be found only after training, when what it needs is chosen."""
+    known = ("metric", "views", "tile", "areas", "largest", "holes")
+    if unknown := [key for key in cfg if key not in known]:
+        meant = _meant(unknown[0], known, "selection").replace("=", ".")
+        raise BadInput(f"selection.{unknown[0]} is not a setting.{meant}\nselection has: {_list(known)}")
+    for key in ("largest", "holes"):
+        if not isinstance(cfg[key], bool):
+            raise BadInput(f"selection.{key}={cfg[key]} must be true or false.")
     if cfg.metric not in SCORES:
         raise BadInput(f"selection.metric={cfg.metric} must be one of {', '.join(SCORES)}.{_meant(cfg.metric, SCORES)}")
     if not OmegaConf.is_list(cfg.views) or not cfg.views or not set(cfg.views) <= set(VIEWS):
@@ -283,12 +296,16 @@ def check_dataset(cfg: DictConfig) -> None:
     """
     if cfg.empty not in EMPTY:
         raise BadInput(f"empty={cfg.empty} is no policy for empty masks. Choices: {', '.join(EMPTY)}")
-    root = cfg.dataset.get("root")
-    if root is not None and not Path(root).is_dir():
-        raise BadInput(
-            f"There is no folder {root}. Put the dataset there, name its folder with dataset.root=<folder>, "
-            "or name the folder of all datasets with the environment variable RAREMASK_DATA."
-        )
+    table = cfg.dataset.get("pairs")
+    if table is not None and not Path(table).is_file():
+        raise BadInput(f"dataset.pairs={table}: there is no such file.")
+    for key in ("root", "images", "masks") if table is None else ():
+        place = cfg.dataset.get(key)
+        if place is not None and not Path(place).is_dir():
+            raise BadInput(
+                f"There is no folder {place}. Put the dataset there, name its folder with dataset.{key}=<folder>, "
+                "or name the folder of all datasets with the environment variable RAREMASK_DATA."
+            )
 
 
 def check_tune(cfg: DictConfig) -> None:

@@ -54,6 +54,7 @@ class Predictor(nn.Module):
         if tile is not None and (len(tile) != 2 or min(tile) < 16):
             raise ValueError(f"tile must be [height, width], 16 pixels or more, or null; got {tile}")
         self.nets, self.views, self.tile = nn.ModuleList(nets), views, None if tile is None else tuple(tile)
+        self.training = nets[0].training  # the networks' own mode: `predict` gives it back to them
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the probability `(B, 1, H, W)` float32 in [0, 1] for images `(B, C, H, W)`.

@@ -23,7 +23,7 @@ from raremask.inference import Predictor, predict
 from raremask.postprocess import Step
 from raremask.runfolder import write_bytes, write_text
 from raremask.selection import together
-from raremask.shipped import Shipped
+from raremask.shipped import OnnxNet, Shipped
 from raremask.submission import CocoResults, Submission
 
 
@@ -82,10 +82,12 @@ def painter(
     chosen = together([model.selection for model in models])
     threshold = chosen.threshold if threshold is None else threshold
     selection = replace(chosen, threshold=threshold, views=views or chosen.views)
+    gpu = torch.cuda.is_available() and not any(isinstance(net, OnnxNet) for net in nets)
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("device=cuda, and PyTorch sees no GPU. Use device=auto or device=cpu.")
+        device = "cuda" if gpu else "cpu"
+    if device == "cuda" and not gpu:
+        why = "an ONNX file computes on the CPU" if torch.cuda.is_available() else "PyTorch sees no GPU"
+        raise BadInput(f"device=cuda, and {why}. Use device=auto or device=cpu.")
     steps = "" if mend is None else "; other steps than these after the threshold"
     print(f"{len(nets)} network{'s' * (len(nets) > 1)}; {selection.words()}{steps}; {device}")
     predictor = Predictor(nets, selection.views, first.tile).to(device).eval()

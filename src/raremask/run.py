@@ -172,8 +172,18 @@ def tune(cfg: DictConfig) -> float:
     else:
         space = dict(tuning.space_around({"lr": float(cfg.optimizer.lr)}, "optimizer"))
         space |= tuning.space_around(OmegaConf.to_container(cfg.loss), "loss")
-    if unknown := [path for path in space if OmegaConf.select(cfg, path) is None]:
-        raise BadInput(f"space: {unknown[0]} is not a setting of this run.")
+    plain = OmegaConf.to_container(cfg)
+    config = flat({key: plain[key] for key in plain if key not in ("trials", "folder", "space", "data_dir")})
+    if unknown := [path for path in space if path not in config]:
+        raise BadInput(f"space: {unknown[0]} is not a setting of this run, of which a search could change the value.")
+    hydra = HydraConfig.get()
+    choices = {group: hydra.runtime.choices[group] for group in tuning.GROUPS if group in hydra.runtime.choices}
+    chosen = compose("train", [f"{group}={choice}" for group, choice in choices.items()])
+    without = flat(OmegaConf.to_container(chosen))  # what a recipe or the command line changed beyond the choices
+    if lost := [path for path in without if path not in config and path.split(".")[0] in choices]:
+        raise BadInput(
+            f"{lost[0]} was left out, and the recipe of a search cannot say so. Set it to what does nothing."
+        )
 
     of_the_data = any(path.split(".")[0] in ("dataset", "augment", "split") for path in space)
     data = None if of_the_data else build_data(cfg)  # or every trial reads the images as it was told to
@@ -194,15 +204,9 @@ def tune(cfg: DictConfig) -> float:
         trainer.fit(module, datamodule=images)
         return max(scores)
 
-    start = {path: OmegaConf.select(cfg, path) for path in space}
-    plain = OmegaConf.to_container(cfg)
-    config = flat({key: plain[key] for key in plain if key not in ("trials", "folder", "space", "data_dir")})
+    start = {path: config[path] for path in space}
     with claimed(folder):  # another search would take this one's trial for one that was killed
         study = tuning.search(folder, objective, space, start, cfg.trials, cfg.seed, config)
-    hydra = HydraConfig.get()
-    choices = {group: hydra.runtime.choices[group] for group in tuning.GROUPS}
-    chosen = compose("train", [f"{group}={choice}" for group, choice in choices.items()])
-    without = flat(OmegaConf.to_container(chosen))  # what a recipe or the command line changed beyond the choices
     changes = {path: value for path, value in config.items() if path not in without or without[path] != value}
     tuning.write(folder, study, f"{program('tune')} {' '.join(hydra.overrides.task)}", choices, changes, cfg.monitor)
     print(f"\nBest {cfg.monitor}: {study.best_value:.4f}, with {tuning.words(study.best_params)}")

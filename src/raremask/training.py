@@ -14,6 +14,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -100,16 +101,18 @@ def _train(
         results: Gets what stands in the status.
     """
     names = choices_of(folder) | {"seed": cfg.seed, "empty": cfg.empty}
+    loggers = list(instantiate(cfg.logger).values())
+    callbacks = [*instantiate(cfg.callbacks).values(), interruption]
+    if not loggers:  # it would refuse to train
+        callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
+    trainer = build_trainer(cfg.trainer, callbacks=callbacks, logger=loggers)  # what it refuses, before images are read
+    if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise BadInput("A multirun trains with one process per job. With trainer=ddp, start its jobs one by one.")
     data, module = build(cfg, folder)
     if last is None:
         description.look_for_leaks(data, cfg.leaks, folder)
-    callbacks = [*instantiate(cfg.callbacks).values(), interruption]
-    loggers = list(instantiate(cfg.logger).values())
-    trainer = build_trainer(cfg.trainer, callbacks=callbacks, logger=loggers)
     if trainer.is_global_zero:
         _keep_changes(cfg, folder)
-    if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise BadInput("A multirun trains with one process per job. With trainer=ddp, start its jobs one by one.")
     for loss in (module.loss, *(callback.loss for callback in callbacks if isinstance(callback, LossSwitch))):
         warn_of_empty_masks(loss, data.empty_share())
     if trainer.is_global_zero:

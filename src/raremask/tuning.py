@@ -17,8 +17,9 @@ from raremask.runfolder import write_figure, write_text
 
 STUDY = "study.db"
 FACTOR = 4  # how far from a number in the config is looked, down and up
-#: Whose choices a found recipe names.
-GROUPS = ("dataset", "model", "loss", "optimizer", "scheduler", "augment", "callbacks")
+SECOND = "loss@callbacks.switch.loss"  # the group of the second loss, where there is one
+#: Whose choices a found recipe names; the second loss stands in its callbacks, so after them.
+GROUPS = ("dataset", "model", "loss", "optimizer", "scheduler", "augment", "callbacks", SECOND)
 #: Callbacks that write into the folder of a run, which a trial of a search has not.
 OF_A_FOLDER = ("learning_rate", "panels", "numbers", "best", "best_of_stage", "history", "collapse", "last")
 Objective = Callable[[Mapping[str, Any], Callable[[int, float], None]], float]
@@ -60,12 +61,13 @@ def space_around(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, di
             yield f"{path}.{key}", {"low": value / FACTOR, "high": high}
 
 
-def drawn(trial: optuna.Trial, space: Mapping[str, Any]) -> dict[str, Any]:
+def drawn(trial: optuna.Trial, space: Mapping[str, Any], start: Mapping[str, Any]) -> dict[str, Any]:
     """Draw a setting of everything in a space.
 
     Args:
         trial: Draws.
         space: By the path of a setting: `low` and `high` (and `log`, true if it is left out), or a list of choices.
+        start: What each is in the config; where that is a whole number, whole ones are drawn.
 
     Raises:
         BadInput: If a range is none.
@@ -80,7 +82,11 @@ def drawn(trial: optuna.Trial, space: Mapping[str, Any]) -> dict[str, Any]:
         log = values.get("log", True)
         if not (0 < values["low"] < values["high"] or (not log and values["low"] < values["high"])):
             raise BadInput(f"space: {path}: low must be less than high, and above 0 if log; got {values}")
-        found[path] = trial.suggest_float(path, values["low"], values["high"], log=log)
+        whole = type(start[path]) is int
+        if whole and not all(type(values[end]) is int for end in ("low", "high")):
+            raise BadInput(f"space: {path} is a whole number, so low and high must be; got {values}")
+        suggest = trial.suggest_int if whole else trial.suggest_float
+        found[path] = suggest(path, values["low"], values["high"], log=log)
     return found
 
 
@@ -99,7 +105,7 @@ def search(
         folder: Holds the study, a file.
         objective: Trains under settings and returns the score, the more the better; tells it after each epoch.
         space: Of :func:`drawn`.
-        start: The settings of the first trial.
+        start: The settings of the first trial, of everything in the space.
         trials: How many there are to be, all in all.
         seed: Of the sampler.
         config: All settings by their path: a search goes on only with the same.
@@ -135,7 +141,7 @@ def search(
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-        settings = drawn(trial, space)
+        settings = drawn(trial, space, start)
         print(f"\ntrial {trial.number + 1}/{trials}: {words(settings)}")
         return objective(settings, tell)
 
@@ -206,7 +212,8 @@ def draw(study: optuna.Study, monitor: str) -> Figure:
     panels |= {path: [trial.params.get(path) for trial in trials] for path in study.best_params}
     figure = Figure(figsize=(3.4 * len(panels), 3.3), layout="constrained")
     for axis, (name, places) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for place, value, complete in zip(places, values, whole, strict=True):
+        numbers = all(type(place) in (int, float) for place in places)
+        for place, value, complete in zip(places if numbers else map(str, places), values, whole, strict=True):
             axis.plot(place, value, "o", color="#4477aa", markerfacecolor="#4477aa" if complete else "white")
         if name != "trial" and all(isinstance(place, float) for place in places):
             axis.set_xscale("log")
@@ -223,6 +230,15 @@ def write(
     changes: Mapping[str, Any],
     monitor: str,
 ) -> None:
-    """Write `best.yaml` and `study.png`; see :func:`recipe`."""
+    """Write `best.yaml` and `study.png`.
+
+    Args:
+        folder: Where.
+        study: As the others, see :func:`recipe`.
+        command: See there.
+        choices: See there.
+        changes: See there.
+        monitor: See there.
+    """
     write_text(folder / "best.yaml", recipe(study, command, choices, changes, monitor))
     write_figure(folder / "study.png", draw(study, monitor), dpi=120)

@@ -17,9 +17,9 @@ from albumentations.augmentations.crops.transforms import CropSizeError
 
 
 class Augment:
-    """A chain of albumentations, applied to an image and its masks alike.
+    """A chain of albumentations, applied to an image and its mask alike.
 
-    Masks keep their values 0 and 1: geometry moves them by nearest neighbour. The result depends on the seed alone,
+    The mask keeps its values 0 and 1: geometry moves it by nearest neighbour. The result depends on the seed alone,
     not on earlier calls or on the worker.
 
     Args:
@@ -30,19 +30,19 @@ class Augment:
 
     >>> flip = Augment({"always": {"transform": "HorizontalFlip", "p": 1.0}})
     >>> image = np.array([[[1], [2]]], dtype=np.uint8)
-    >>> flip(image, [image[..., 0]], seed=0)[1]
-    [array([[2, 1]], dtype=uint8)]
+    >>> flip(image, image[..., 0], seed=0)[1]
+    array([[2, 1]], dtype=uint8)
     """
 
     def __init__(self, steps: Mapping[str, Mapping[str, Any]]):
         self.chain = A.Compose([_build(name, dict(step)) for name, step in steps.items()])
 
-    def __call__(self, image: np.ndarray, masks: list[np.ndarray], seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Return the augmented image and masks.
+    def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the augmented image and mask.
 
         Args:
             image: `(H, W, C)` uint8.
-            masks: One or more `(H, W)` uint8 of 0 and 1; the first is the foreground, by which crops go.
+            mask: `(H, W)` uint8 of 0 and 1, by which crops go.
             seed: Decides every random choice.
 
         Raises:
@@ -52,10 +52,10 @@ class Augment:
         for transform, own in zip(self.chain.transforms, self._seeds(seed), strict=True):
             transform.set_random_seed(own)
         try:
-            result = self.chain(image=image, mask=masks[0], masks=masks[1:])
+            result = self.chain(image=image, mask=mask)
         except CropSizeError as error:
             raise ValueError(str(error)) from error
-        return result["image"], [result["mask"], *result["masks"]]
+        return result["image"], result["mask"]
 
     def _seeds(self, seed: int) -> list[int]:
         return np.random.SeedSequence(seed).generate_state(len(self.chain.transforms)).tolist()

@@ -289,7 +289,6 @@ class ImageMaskData(LightningDataModule):
             group=record.group,
             image=keep(fitted_image),
             mask=keep(small),
-            valid=None if valid is None else keep(fitted(valid)),
             size=image.shape[:2],
             box=box,
             foreground=float(mask.mean()),

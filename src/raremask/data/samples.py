@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-Transform = Callable[[np.ndarray, list[np.ndarray], int], tuple[np.ndarray, list[np.ndarray]]]
+Transform = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,11 @@ class Picture:
         group: As in its record.
         image: `(H, W, C)` uint8 at the network's size.
         mask: `(H, W)` uint8 of 0 and 1 at the network's size.
-        valid: `(H, W)` uint8 of 0 and 1 at the network's size, or None.
         size: Native height and width in pixels.
         box: Where the picture lies at the network's size: top, left, height, width. What is outside is padding.
         foreground: Share of the native mask that is foreground.
         packed: The native mask, eight pixels a byte; None in training, which does not need it.
-        packed_valid: The native validity mask, likewise, or None.
+        packed_valid: The native validity mask, likewise; None too where the dataset has none.
         digest: Of image and masks as they were read, in hexadecimal digits.
     """
 
@@ -41,7 +40,6 @@ class Picture:
     group: str
     image: np.ndarray
     mask: np.ndarray
-    valid: np.ndarray | None
     size: tuple[int, int]
     box: tuple[int, int, int, int]
     foreground: float
@@ -72,15 +70,14 @@ def _unpack(packed: np.ndarray, size: tuple[int, int]) -> Tensor:
 class Pictures(Dataset):
     """The pictures of one split as samples.
 
-    A sample holds `image` `(C, H, W)` uint8, `mask` `(1, H, W)` uint8 of 0 and 1, `valid` `(1, H, W)` boolean where the
-    dataset has one, `index`, `name`, `group`, `size` (native height, width) and `box` (top, left, height, width of the
-    picture within the image). With `native` it also holds `native_mask` and, where there is one, `native_valid`,
-    `(1, height, width)` boolean. Bytes are a fourth of what workers and the device would have to move otherwise;
-    :func:`as_floats` makes numbers of them on the device.
+    A sample holds `image` `(C, H, W)` uint8, `mask` `(1, H, W)` uint8 of 0 and 1, `index`, `name`, `size` (native
+    height, width) and `box` (top, left, height, width of the picture within the image). With `native` it also holds
+    `native_mask` and, where there is one, `native_valid`, `(1, height, width)` boolean. Bytes are a fourth of what
+    workers and the device would have to move otherwise; :func:`as_floats` makes numbers of them on the device.
 
     Args:
         pictures: What is served.
-        augment: Called as `augment(image, masks, seed)`, or None.
+        augment: Called as `augment(image, mask, seed)`, or None.
         native: Whether samples carry the native masks, which scores need and training does not.
     """
 
@@ -94,33 +91,29 @@ class Pictures(Dataset):
         """Return a sample: of an index as it is, of (index, seed) augmented."""
         index, seed = key if isinstance(key, tuple) else (key, None)
         picture = self.pictures[index]
-        image, masks = picture.image, [mask for mask in (picture.mask, picture.valid) if mask is not None]
+        image, mask = picture.image, picture.mask
         if self.augment is not None and seed is not None:
-            image, masks = self.augment(image, masks, seed)
+            image, mask = self.augment(image, mask, seed)
         sample = {
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
-            "mask": torch.from_numpy(np.ascontiguousarray(masks[0]))[None],
+            "mask": torch.from_numpy(np.ascontiguousarray(mask))[None],
             "index": index,
             "name": picture.name,
-            "group": picture.group,
             "size": picture.size,
             "box": picture.box,
         }
-        if picture.valid is not None:
-            sample["valid"] = torch.from_numpy(np.ascontiguousarray(masks[1]))[None].bool()
         if self.native:
             sample["native_mask"] = picture.native_mask()
-            if picture.valid is not None:
-                sample["native_valid"] = picture.native_valid()
+            if (valid := picture.native_valid()) is not None:
+                sample["native_valid"] = valid
         return sample
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack what has one size (`image`, `mask`, `valid`, `index`); keep the rest as lists."""
+    """Stack what has one size (`image`, `mask`, `index`); keep the rest as lists."""
     batch: dict[str, Any] = {key: [sample[key] for sample in samples] for key in samples[0]}
-    for key in ("image", "mask", "valid"):
-        if key in batch:
-            batch[key] = torch.stack(batch[key])
+    for key in ("image", "mask"):
+        batch[key] = torch.stack(batch[key])
     batch["index"] = torch.tensor(batch["index"])
     return batch
 
