@@ -8,13 +8,14 @@ ratio of two things measured in turn in one run, the median of several.
 """
 
 import copy
+import itertools
 import os
 import statistics
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,13 @@ PAGE = ROOT / "docs" / "performance_gpu.md"
 TRY = "try=cpu" in sys.argv
 DEVICE = torch.device("cpu" if TRY else "cuda")
 SIZES, BATCH, STEPS, EPOCHS = ((32,), 2, 4, 3) if TRY else ((256, 512), 16, 40, 5)
-BASIC = ("model=unet_resnet34", "model.encoder_weights=null", "loss=bce_dice", "dataset=phantom", "augment=flips")
+BASIC = ("loss=bce_dice", "dataset=phantom", "augment=flips")
+NETWORKS = {
+    "U-Net/ResNet-34": ("model=unet_resnet34", "model.encoder_weights=null"),
+    "the thesis' U-Net": ("model=unet",),
+    "the thesis' U-Net, norm=batch": ("model=unet", "model.norm=batch"),
+}
+FIRST = NETWORKS["U-Net/ResNet-34"]
 LOSSES = ("dynamit", "boundary_gaussian", "boundary_dou")
 
 
@@ -74,12 +81,12 @@ def stepper(net: nn.Module, loss: nn.Module, image: Tensor, mask: Tensor) -> Cal
     return step
 
 
-def settings(size: int, workers: int, folder: Path, *more: str) -> Any:
+def settings(size: int, workers: int, folder: Path, *more: str, network: Sequence[str] = FIRST) -> Any:
     """The config of a run of this size."""
     images = BATCH * STEPS
     data = (f"dataset.train={images}", "dataset.val=8", "dataset.test=8", f"dataset.size=[{size},{size}]")
     limits = (f"dataset.batch_size={BATCH}", f"dataset.workers={workers}", f"trainer.max_epochs={EPOCHS}")
-    cfg = composed(folder, *BASIC, *data, *limits, *more)
+    cfg = composed(folder, *BASIC, *network, *data, *limits, *more)
     cfg.trainer.accelerator, cfg.trainer.precision = ("cpu", "32-true") if TRY else ("gpu", "bf16-mixed")
     return cfg
 
@@ -116,22 +123,24 @@ def throughput() -> list[Row]:
 
 
 def layouts() -> list[Row]:
-    """What channels_last and torch.compile gain, the peak of memory, and the share of the matrix rate."""
+    """What channels_last and torch.compile gain, the peak of memory, and the share of the matrix rate.
+
+    On a GPU the thesis' U-Net is left contiguous: here is asked what channels_last would gain, with both norms.
+    """
     rows, rate = [], matrix_rate()
-    for size in SIZES:
+    for size, (model, network) in itertools.product(SIZES, NETWORKS.items()):
         image = torch.rand(BATCH, 3, size, size, device=DEVICE)
         mask = (torch.rand(BATCH, 1, size, size, device=DEVICE) < 0.05).float()
         with scratch() as folder:
-            cfg = settings(size, 0, folder)
+            cfg = settings(size, 0, folder, network=network)
             net, loss = instantiate(cfg.model), instantiate(cfg.loss)
         with FlopCounterMode(display=False) as counter:
             loss(net(image.cpu()[:1]), mask.cpu()[:1]).backward()
         work = counter.get_total_flops() * BATCH
         base = None
         for name in ("contiguous", "channels_last", "channels_last and torch.compile"):
-            mine = copy.deepcopy(net).to(DEVICE).train()
-            if "channels_last" not in name:  # which is how raremask makes it
-                mine = mine.to(memory_format=torch.contiguous_format)
+            layout = torch.channels_last if "channels_last" in name else torch.contiguous_format
+            mine = copy.deepcopy(net).to(DEVICE, memory_format=layout).train()
             if "compile" in name:
                 mine = torch.compile(mine)
             if DEVICE.type == "cuda":
@@ -140,9 +149,8 @@ def layouts() -> list[Row]:
             base = base or seconds
             peak = torch.cuda.max_memory_allocated() / 2**30 if DEVICE.type == "cuda" else 0.0
             note = f"{1000 * seconds:.1f} ms, {peak:.1f} GiB, {work / seconds / rate:.0%} of the measured bf16 rate"
-            rows.append(
-                Row(f"a step of {BATCH} images {size}x{size}: {name}", "contiguous", 1.0, seconds / base, note=note)
-            )
+            what = f"a step of {model}, {BATCH} images {size}x{size}: {name}"
+            rows.append(Row(what, "contiguous", 1.0, seconds / base, note=note))
     return rows
 
 
@@ -174,19 +182,21 @@ def waits() -> list[Row]:
     """How often a step of train.py waits for the GPU without need: PyTorch says so itself."""
     if DEVICE.type != "cuda":
         return []
-    with scratch() as folder, warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        cfg = settings(256, 0, folder)
-        cfg.trainer.max_epochs = 1
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            trained(cfg, lambda module, data: None)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    found = [str(one.message) for one in said if "synchronizing" in str(one.message)]
-    return [
-        Row("waits for the GPU per step, a whole run counted", "none", 0.2, len(found) / STEPS, note=f"{len(found)}")
-    ]
+    rows = []
+    for choice in ("callbacks=default", "callbacks=ema"):
+        with scratch() as folder, warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            cfg = settings(256, 0, folder, choice)
+            cfg.trainer.max_epochs = 1
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                trained(cfg, lambda module, data: None)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        found = [str(one.message) for one in said if "synchronizing" in str(one.message)]
+        what = f"waits for the GPU per step, a whole run counted, {choice}"
+        rows.append(Row(what, "none", 0.2, len(found) / STEPS, note=f"{len(found)}"))
+    return rows
 
 
 def several() -> list[Row]:

@@ -3,6 +3,8 @@
 Importing the package costs nothing: the heavy libraries are imported by the rooms that need them.
 """
 
+from collections.abc import Sequence
+
 __version__ = "0.1.0"
 
 
@@ -15,3 +17,12 @@ class BadInput(ValueError):
 
 class Fault(RuntimeError):
     """Something of the machine that failed: memory, disk, a process. The entry points print it without a traceback."""
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """List names in a message, the first ones if they are many.
+
+    >>> some(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -259,7 +259,14 @@ class Panels(Callback):
 
 
 def figure_row(predictor: Predictor, selection: Selection, sample: dict[str, Any], empty: str) -> figures.Row:
-    """Predict one sample of an evaluation split and prepare it for a gallery, its Dice in the title."""
+    """Predict one sample of an evaluation split and prepare it for a gallery, its Dice in the title.
+
+    Args:
+        predictor: Gives its probability.
+        selection: Makes a mask of that.
+        sample: With its native mask, see :class:`raremask.data.samples.Pictures`.
+        empty: Policy for images whose mask and prediction are both empty.
+    """
     mask = sample["native_mask"][0].numpy()
     probability = predict(predictor, sample["image"].float().div(255), sample["size"], sample["box"])
     prediction = selection(probability.numpy())

@@ -334,7 +334,16 @@ def describe(data: ImageMaskData, name: str, folder: Path, empty: str) -> None:
 
 
 def look_for_leaks(data: ImageMaskData, leaks_are: str, folder: Path) -> None:
-    """Look for images of different splits that are nearly the same; write and draw them; warn or refuse, as asked."""
+    """Look for images of different splits that are nearly the same; write and draw them; warn or refuse, as asked.
+
+    Args:
+        data: Holds all splits.
+        leaks_are: `warn`, `error`, or `ignore`, which does not look.
+        folder: Where `leaks.csv` and `figures/leaks.png` go.
+
+    Raises:
+        BadInput: If some are found and they are an error.
+    """
     if leaks_are == "ignore" or rank_zero_only.rank != 0:
         return
     placed = data.pictures()

@@ -122,7 +122,17 @@ def score_again(
 
 
 def compare_with_record(table: Path, run: Finished, images: Judged, split: str) -> float:
-    """Write the table of a split, beside the one that the run has left if the two differ; return the largest change."""
+    """Write the table of a split, beside the one that the run has left if the two differ.
+
+    Args:
+        table: The one that the run has left; written if there is none.
+        run: Whose it is.
+        images: What was scored now.
+        split: `val` or `test`.
+
+    Returns:
+        The largest change of a score; NaN if there was no table.
+    """
     empty = run.module.empty
     if not table.is_file():
         write_split(table, run.data, split, images, empty)

@@ -70,7 +70,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_figure(path: Path, figure: "Figure", dpi: int) -> None:
-    """Write a figure of matplotlib as PNG in the same way."""
+    """Write a figure of matplotlib as PNG in the same way, at so many dots per inch."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi)
     write_bytes(path, content.getvalue())

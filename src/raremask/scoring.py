@@ -162,6 +162,11 @@ def save_choice(folder: Path, choice: Choice, tile: Sequence[int] | None) -> Non
     """Write what was chosen on validation, how it came about, and how often the test split was used so far.
 
     A longer run chooses anew, but what it has looked at it has looked at.
+
+    Args:
+        folder: Of the run.
+        choice: What was chosen.
+        tile: Height and width of the windows that images are cut into, or None.
     """
     file = folder / SELECTION
     uses = json.loads(file.read_text())["test_uses"] if file.is_file() else 0
@@ -170,7 +175,11 @@ def save_choice(folder: Path, choice: Choice, tile: Sequence[int] | None) -> Non
 
 
 def load_choice(folder: Path) -> tuple[Selection, Sequence[int] | None]:
-    """Return the selection of a run and its tile; that of threshold 0.5 if it ended before there was one."""
+    """Return the selection of a run and its tile; that of threshold 0.5 if it ended before there was one.
+
+    Raises:
+        BadInput: If it is damaged.
+    """
     if not (folder / SELECTION).is_file():
         return Selection(), None
     try:
@@ -199,7 +208,15 @@ def looks_at_test(folder: Path) -> str:
 
 @rank_zero_only
 def write_split(path: Path, data: ImageMaskData, split: str, images: Judged, empty: str) -> None:
-    """Write the table of the images that were scored: all of the split, unless the trainer was limited."""
+    """Write the table of the images that were scored: all of the split, unless the trainer was limited.
+
+    Args:
+        path: Where.
+        data: Holds the split.
+        split: `val` or `test`.
+        images: The scores.
+        empty: Policy for images whose mask and prediction are both empty.
+    """
     pictures = [data.splits[split].pictures[index] for index in images.indices]
     names, groups = [picture.name for picture in pictures], [picture.group for picture in pictures]
     write_scores(path, names, groups, images.counts, empty, images.more)
@@ -207,7 +224,14 @@ def write_split(path: Path, data: ImageMaskData, split: str, images: Judged, emp
 
 @rank_zero_only
 def write_masks(path: Path, data: ImageMaskData, split: str, images: Judged) -> None:
-    """Write the masks that were painted, as run lengths: pictures can be drawn of them without the network."""
+    """Write the masks that were painted, as run lengths: pictures can be drawn of them without the network.
+
+    Args:
+        path: Where.
+        data: Holds the split.
+        split: `val` or `test`.
+        images: What was painted.
+    """
     pictures = [data.splits[split].pictures[index] for index in images.indices]
     rows = [
         {"image": picture.name, "height": picture.size[0], "width": picture.size[1], "runs": runs}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from raremask import BadInput
+from raremask import BadInput, some
 from raremask.data.pairing import read_csv
 from raremask.runlengths import RunLengths, compress, to_counts
 from raremask.tables import FORMULA
@@ -194,7 +194,7 @@ def faults(
         ("doubled", sorted(name for name, times in Counter(names).items() if times > 1)),
     ):
         if which:
-            found.append(f"{len(which)} names are {what}: {_some(which)}")
+            found.append(f"{len(which)} names are {what}: {some(which)}")
     if not found and names != wanted:
         found.append("names stand in another order than in the sample; some competitions ask for that one")
     shares, broken = [], []
@@ -209,7 +209,3 @@ def faults(
     if broken:
         found += [f"{len(broken)} masks cannot be read:", *(f"  {line}" for line in broken[:10])]
     return found, shares
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -224,6 +224,14 @@ def log_results(
     """Log the final scores with the settings that led to them: TensorBoard's hparams tab.
 
     The tab shows five settings at first, in alphabetical order; those that tell runs apart come first.
+
+    Args:
+        loggers: Of the run.
+        cfg: Its config.
+        names: What was chosen from each group.
+        scores: Of the test split, by name.
+        monitored: The monitored score of the best checkpoint.
+        epochs: How many were trained.
     """
     main = {key: names[key] for key in ("dataset", "loss", "model", "seed")} | {"lr": cfg.optimizer.lr}
     others = {key: value for key, value in names.items() if key not in main}

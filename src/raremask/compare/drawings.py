@@ -83,7 +83,13 @@ def ranking(shares: Mapping[str, np.ndarray]) -> Figure:
 
 
 def differences(pairs: Mapping[tuple[str, str], Pair], margin: float, most: int = 30) -> Figure:
-    """Draw the difference of every pair with its interval, filled where the two are told apart."""
+    """Draw the difference of every pair with its interval, filled where the two are told apart.
+
+    Args:
+        pairs: By the labels of the two.
+        margin: Differences up to this are too small to matter; shaded.
+        most: How many pairs are drawn, the first ones.
+    """
     shown = list(pairs.items())[:most]
     texts, height = _rows((f"{first} \N{MINUS SIGN} {second}" for (first, second), _ in shown), 0.28)
     figure = Figure(figsize=(8, 0.9 + height), layout="constrained")

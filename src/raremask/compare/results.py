@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from raremask import BadInput
+from raremask import BadInput, some
 from raremask.collapse import collapse
 from raremask.metrics.overlap import COUNTS, shares
 from raremask.runfolder import flat
@@ -143,17 +143,11 @@ def _read(folder: Path) -> Run:
     settings |= {
         key: value for key, _, value in (text.lstrip("+").partition("=") for text in changed) if "@" not in key
     }
-    budget = {}
-    for path in BUDGET:
-        node: Any = config
-        for key in path.split("."):
-            node = node.get(key) if isinstance(node, dict) else None
-        budget[path] = str(node)
-    split = folder / "split.csv"
+    values, split = flat(config), folder / "split.csv"
     return Run(
         folder=folder,
         settings={key: value for key, value in settings.items() if _is_method(key)},
-        config={key: str(value) for key, value in flat(config).items() if _is_method(key)},
+        config={key: str(value) for key, value in values.items() if _is_method(key)},
         label="",
         seed=int(facts["seed"]),
         fold=config["split"]["fold"],
@@ -163,7 +157,7 @@ def _read(folder: Path) -> Run:
         history=read_table(folder / "metrics.csv") if (folder / "metrics.csv").is_file() else [],
         selection=json.loads((folder / "selection.json").read_text()) if done else {},
         facts=facts,
-        budget=budget,
+        budget={path: str(values.get(path)) for path in BUDGET},
         split=hashlib.sha256(split.read_bytes()).hexdigest()[:12] if split.is_file() else "",
         leaks=(folder / "leaks.csv").is_file(),
     )
@@ -319,5 +313,4 @@ def warnings(runs: Sequence[Run], compared: Table) -> list[str]:
 
 
 def _names(runs: Sequence[Run]) -> str:
-    names = [f"{run.label} seed {run.seed}" + (f" ({run.state}: {run.reason})" if run.reason else "") for run in runs]
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return some([f"{run.label} seed {run.seed}" + f" ({run.state}: {run.reason})" * bool(run.reason) for run in runs])

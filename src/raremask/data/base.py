@@ -118,6 +118,9 @@ class ImageMaskData(LightningDataModule):
         augment: Applied to the training split, or None.
         split: Draws what the dataset does not fix; None draws 64 / 16 / 20 %.
         seed: Decides order and augmentation of training, never the split.
+
+    Raises:
+        ValueError: If one of them is none of what is allowed.
     """
 
     bits = 16

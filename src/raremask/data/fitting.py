@@ -38,7 +38,13 @@ def letterbox(size: tuple[int, int], native: tuple[int, int]) -> tuple[int, int,
 
 
 def pad(pixels: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int]) -> np.ndarray:
-    """Put a picture into its box; zeros around it."""
+    """Put a picture into its box; zeros around it.
+
+    Args:
+        pixels: `(h, w)` or `(h, w, C)`.
+        size: Height and width of what comes out.
+        box: Top, left, height and width of the picture in that.
+    """
     top, left, height, width = box
     if (height, width) == tuple(size):
         return pixels
@@ -53,7 +59,13 @@ def _interpolation(shape: tuple[int, ...], size: tuple[int, int]) -> int:
 
 
 def resized(pixels: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
-    """Resize `(h, w)` or `(h, w, C)` to `(height, width)`, as OpenCV does it."""
+    """Resize as OpenCV does it.
+
+    Args:
+        pixels: `(h, w)` or `(h, w, C)`.
+        size: Height and width of what comes out.
+        interpolation: A number of OpenCV's, such as `cv2.INTER_AREA`.
+    """
     if pixels.shape[:2] == tuple(size):
         return pixels
     return cv2.resize(pixels, (size[1], size[0]), interpolation=interpolation).reshape(*size, *pixels.shape[2:])

@@ -21,6 +21,9 @@ class Folder(ImageMaskData):
         pairs: The table, or None.
         bits: How many bits of 16-bit images are in use, 8 to 16: 12 for many scanners and microscopes.
         **shared: As in :class:`~raremask.data.base.ImageMaskData`.
+
+    Raises:
+        ValueError: If folders are missing and there is no table, or `bits` is out of its range.
     """
 
     def __init__(self, images: str | None, masks: str | None, pairs: str | None = None, bits: int = 16, **shared):

@@ -68,7 +68,11 @@ class Nerve(ImageMaskData):
         return [WrittenMask(path.stem, _subject(path), path, listed, runs=runs[path.stem]) for path in images]
 
     def arrays(self, record: Record) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Return one image and its mask, from its file or its run lengths."""
+        """Return one image and its mask, from its file or its run lengths.
+
+        Raises:
+            BadInput: If one of them cannot be read.
+        """
         if not isinstance(record, WrittenMask):
             return super().arrays(record)
         image = read_image(record.image, self.channels)

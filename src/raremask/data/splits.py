@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import GroupKFold, StratifiedKFold
 
-from raremask import BadInput, tables
+from raremask import BadInput, some, tables
 from raremask.data.pairing import read_csv
 
 SPLITS = ("train", "val", "test")
@@ -122,7 +122,7 @@ class Split:
                 break
             count, needed = len(set(groups[still])), len(missing) - position + 1
             if count < needed:
-                shown = _some(sorted(set(groups[still])))
+                shown = some(sorted(set(groups[still])), 3)
                 raise BadInput(f"{needed} splits need {needed} groups or more to draw from; there is {shown}.")
             part = deal(groups[still], foreground[still], min(FIFTH, count), self.seed)
             for index in still[part == 0]:
@@ -185,8 +185,8 @@ class Split:
         missing, foreign = sorted(names - listed), sorted(listed - names)
         if missing or foreign:
             raise BadInput(
-                f"split.file={self.file} does not fit the dataset. Images without a split: {_some(missing)}; "
-                f"names without an image: {_some(foreign)}."
+                f"split.file={self.file} does not fit the dataset. Images without a split: "
+                f"{some(missing, 3) or 'none'}; names without an image: {some(foreign, 3) or 'none'}."
             )
 
 
@@ -275,8 +275,3 @@ def _check(chosen: list[str], groups: np.ndarray) -> None:
             raise BadInput(
                 f"group {group} is in {owner[group]} and in {split}; a group is never divided (split.by=image does)."
             )
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more if names else "none"

@@ -33,7 +33,15 @@ def soft_counts(logits: Tensor, mask: Tensor, per_image: bool) -> tuple[Tensor, 
 
 
 class Overlap(nn.Module):
-    """What the losses of this room share: a `smooth` that keeps empty masks defined, and what it is averaged over."""
+    """What the losses of this room share: a `smooth` that keeps empty masks defined, and what it is averaged over.
+
+    Args:
+        smooth: Pixels added above and below the line, more than 0.
+        per_image: Whether each image is counted on its own; else the whole batch (of this process).
+
+    Raises:
+        ValueError: If `smooth` is not positive.
+    """
 
     def __init__(self, smooth: float, per_image: bool):
         super().__init__()
