@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from conftest import ROOT, TINY, saved
 from raremask import BadInput
 from raremask.building import build_trainer, load_config
-from raremask.commandline import run_folder
+from raremask.commandline import NEEDED, run_folder
 from raremask.data.phantom import Phantom
 from raremask.metrics.overlap import baselines, summary
 from raremask.runfolder import claimed, read_counts
@@ -731,10 +731,21 @@ def test_two_stages_train_on_a_gpu_in_mixed_precision(train):
     assert [row["optim/stage"] for row in read_table(folder / "metrics.csv")] == [1, 1, 1, 2, 2]
 
 
-def test_a_gpu_that_is_not_there_is_refused(train, monkeypatch):
+def test_a_gpu_that_is_not_there_is_refused_before_images_are_read(train, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BadInput, match=r"PyTorch sees none. Use trainer=auto or trainer=cpu"):
         train("trainer=gpu")
+    assert not (tmp_path / "run" / "split.csv").exists()
+
+
+def test_a_run_does_without_the_callbacks_and_the_logger_that_may_be_left_out(train):
+    optional = set(OmegaConf.load(ROOT / "conf" / "callbacks" / "default.yaml")) - set(NEEDED)
+    assert len(optional) == 6
+    folder = train(*(f"~callbacks.{name}" for name in sorted(optional)), folder="bare")
+    assert (folder / "model" / "model.json").is_file()
+    folder = train("~logger.tensorboard", folder="without_curves")
+    assert state(folder)["state"] == "done"
+    assert not (folder / "tensorboard").exists()
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])

@@ -8,6 +8,7 @@ import torch
 from raremask import BadInput, shipped
 from raremask.building import network
 from raremask.nets import EncoderDecoder, UNet
+from raremask.prediction import painter
 from raremask.selection import Selection
 from raremask.shipped import OnnxNet, Shipped
 
@@ -145,6 +146,16 @@ def test_an_onnx_file_gives_the_same_logits_at_any_size_and_says_how_to_prepare_
     for size in ((1, 3, 8, 12), (2, 3, 33, 70)):
         image = torch.rand(size)
         torch.testing.assert_close(OnnxNet(file)(image), unet(image), rtol=1e-3, atol=1e-4)
+
+
+def test_an_onnx_file_computes_on_the_cpu_and_says_so(unet, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "model.onnx"
+    shipped.export(model(), unet, "onnx", file)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    painter([model()], [OnnxNet(file)], "auto")
+    assert capsys.readouterr().out.endswith("; cpu\n")
+    with pytest.raises(BadInput, match="an ONNX file computes on the CPU"):
+        painter([model()], [OnnxNet(file)], "cuda")
 
 
 def test_a_torch_export_gives_the_same_logits_at_any_size_and_says_how_to_prepare_images(unet, tmp_path):
