@@ -4,6 +4,7 @@ import json
 import math
 import warnings
 from collections import deque
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,9 @@ class FiniteNumbers(Callback):
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Look at the steps that are left, and at the weights."""
         self._look(trainer, module)
-        broken = [name for name, weight in module.net.named_parameters() if not weight.isfinite().all()]
-        if broken:
+        names, weights = zip(*module.net.named_parameters(), strict=True)
+        whole = torch.stack([weight.isfinite().all() for weight in weights]).tolist()  # one wait for a GPU, not many
+        if broken := [name for name, finite in zip(names, whole, strict=True) if not finite]:
             step = {"split": "train", "step": trainer.global_step, "images": [], "norms": list(self.norms)}
             cause = "the steps are too large: try a tenth of optimizer.lr"
             self._stop(trainer, step, "a weight", f"it is in {broken[0]}", cause)
@@ -104,10 +106,11 @@ class FiniteNumbers(Callback):
     def _look(self, trainer: Trainer, module: LightningModule) -> None:
         """Read what the steps since the last look have left on the device."""
         steps, self.steps = self.steps, []
+        read = iter(torch.cat([step["values"] for step in steps]).tolist() if steps else ())  # likewise
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         wrong = None
         for step in steps:
-            step["values"] = step["values"].tolist()
+            step["values"] = list(islice(read, len(step["values"])))
             step["finite"] = [math.isfinite(value) for value in step["values"]]
             held = all(step["finite"])
             if scaler is not None and step["split"] == "train":
