@@ -226,16 +226,14 @@ def _losses(node: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]
             yield from _losses(node[key], below)
 
 
-def build_trainer(cfg: DictConfig, **parts: Any) -> pl.Trainer:
-    """Make the Trainer; `precision: auto` becomes the fastest safe one of the device.
+def check_trainer(cfg: DictConfig) -> None:
+    """Refuse a Trainer that cannot be made.
 
     Raises:
         BadInput: If a GPU is asked for and PyTorch sees none, or a setting is one that we do not support.
     """
-    on_gpu = torch.cuda.is_available() and cfg.accelerator in ("auto", "gpu", "cuda")
-    if cfg.accelerator in ("gpu", "cuda") and not on_gpu:
+    if cfg.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise BadInput("trainer=gpu asks for a GPU, and PyTorch sees none. Use trainer=auto or trainer=cpu.")
-    accelerator = "gpu" if on_gpu else "cpu" if cfg.accelerator == "auto" else cfg.accelerator  # auto would take an MPS
     if cfg.get("check_val_every_n_epoch", 1) != 1:
         raise BadInput(
             "trainer.check_val_every_n_epoch must be 1: the last checkpoint and the plateau follow every epoch."
@@ -245,6 +243,18 @@ def build_trainer(cfg: DictConfig, **parts: Any) -> pl.Trainer:
     precision = str(cfg.precision)  # 16 comes as a number
     if precision.endswith("-true") and precision != "32-true":
         raise BadInput(f"trainer.precision={precision}: weights stay in float32; take bf16-mixed, 16-mixed or 32-true.")
+
+
+def build_trainer(cfg: DictConfig, **parts: Any) -> pl.Trainer:
+    """Make the Trainer; `precision: auto` becomes the fastest safe one of the device.
+
+    Raises:
+        BadInput: As :func:`check_trainer`.
+    """
+    check_trainer(cfg)
+    on_gpu = torch.cuda.is_available() and cfg.accelerator in ("auto", "gpu", "cuda")
+    accelerator = "gpu" if on_gpu else "cpu" if cfg.accelerator == "auto" else cfg.accelerator  # auto would take an MPS
+    precision = str(cfg.precision)
     if precision == "auto":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_computes_in("bf16-mixed")
         precision = "bf16-mixed" if bf16 else "16-mixed" if on_gpu else "32-true"

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from raremask import BadInput, __version__, description, faults
-from raremask.building import AUTO, build, build_trainer, choices_of, load_config
+from raremask.building import AUTO, build, build_trainer, check_trainer, choices_of, load_config
 from raremask.callbacks import LossSwitch
 from raremask.checkpoints import newest
 from raremask.commandline import program
@@ -101,18 +101,19 @@ def _train(
         results: Gets what stands in the status.
     """
     names = choices_of(folder) | {"seed": cfg.seed, "empty": cfg.empty}
-    loggers = list(instantiate(cfg.logger).values())
-    callbacks = [*instantiate(cfg.callbacks).values(), interruption]
-    if not loggers:  # it would refuse to train
-        callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
-    trainer = build_trainer(cfg.trainer, callbacks=callbacks, logger=loggers)  # what it refuses, before images are read
-    if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise BadInput("A multirun trains with one process per job. With trainer=ddp, start its jobs one by one.")
+    check_trainer(cfg.trainer)  # before images are read
     data, module = build(cfg, folder)
     if last is None:
         description.look_for_leaks(data, cfg.leaks, folder)
+    loggers = list(instantiate(cfg.logger).values())
+    callbacks = [*instantiate(cfg.callbacks).values(), interruption]
+    if not loggers:  # without any it would refuse to train
+        callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
+    trainer = build_trainer(cfg.trainer, callbacks=callbacks, logger=loggers)
     if trainer.is_global_zero:
         _keep_changes(cfg, folder)
+    if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise BadInput("A multirun trains with one process per job. With trainer=ddp, start its jobs one by one.")
     for loss in (module.loss, *(callback.loss for callback in callbacks if isinstance(callback, LossSwitch))):
         warn_of_empty_masks(loss, data.empty_share())
     if trainer.is_global_zero:
