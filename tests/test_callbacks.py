@@ -58,7 +58,7 @@ class Watched(TorchDispatchMode):
 def test_the_moving_average_moves_as_it_says_and_asks_the_device_nothing():
     net = LightningModule()
     net.layer, net.norm = nn.Linear(2, 1), nn.BatchNorm1d(1)
-    trainer, average = SimpleNamespace(global_step=0), MovingAverage(decay=0.9)
+    trainer, average = SimpleNamespace(global_step=0), MovingAverage(decay=0.3)
     average.setup(trainer, net, "fit")
     average.on_fit_start(trainer, net)
     for step, weight in enumerate((1.0, 2.0, 4.0), start=1):
@@ -71,8 +71,8 @@ def test_the_moving_average_moves_as_it_says_and_asks_the_device_nothing():
             average.on_train_batch_end(trainer, net, None, None, step)  # no step in between: gradients are summed
         assert watched.asked == 0
     kept = average._average_model.module
-    # 1, then .9 * 1 + .1 * 2 = 1.1, then .9 * 1.1 + .1 * 4 = 1.39
-    torch.testing.assert_close(kept.layer.weight, torch.full((1, 2), 1.39))
+    # 1; then 3/12 * 1 + 9/12 * 2 = 1.75; then min(.3, 4/13) * 1.75 + .7 * 4 = 3.325
+    torch.testing.assert_close(kept.layer.weight, torch.full((1, 2), 3.325))
     assert kept.norm.num_batches_tracked == 3
 
 

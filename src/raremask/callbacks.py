@@ -138,13 +138,21 @@ class Patience(EarlyStopping):
 
 
 class MovingAverage(EMAWeightAveraging):
-    """Validates and keeps an exponential moving average of the weights, instead of the last step's.
+    r"""Validates and keeps an exponential moving average of the weights, instead of the last step's.
+
+    .. math:: \bar w_n = d_n \bar w_{n - 1} + (1 - d_n) w_n, \quad d_n = \min\left(d, \frac{1 + n}{10 + n}\right)
+
+    at step n: the average begins short, or the first weights would stay in it for the whole of a short training.
 
     Lightning's own makes the average before the network has been moved to its GPU, so that every weight would be copied
     to the host after every step; and it asks the GPU twice in each step how often it was averaged, which waits.
 
     Args:
-        decay: Share of the average that stays at a step, in [0, 1): with 0.99 the last hundred steps or so count.
+        decay: Share d of the average that stays at a step, in [0, 1): with 0.99 the last hundred steps or so count.
+
+    Source:
+        Tarvainen & Valpola (2017), https://arxiv.org/abs/1703.01780; the beginning as in TensorFlow's
+        ExponentialMovingAverage
     """
 
     _latest_update_step: int  # of Lightning's class: kept in checkpoints
@@ -170,7 +178,8 @@ class MovingAverage(EMAWeightAveraging):
             else:
                 average.copy_(value)
         if moving:
-            get_ema_multi_avg_fn(self.decay)(*zip(*moving, strict=True), self._latest_update_step)
+            decay = min(self.decay, (1 + trainer.global_step) / (10 + trainer.global_step))
+            get_ema_multi_avg_fn(decay)(*zip(*moving, strict=True), self._latest_update_step)
         self._latest_update_step = trainer.global_step
 
 
