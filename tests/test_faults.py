@@ -155,7 +155,7 @@ def test_a_dataset_may_vanish_once_it_is_read_and_is_missed_when_the_run_goes_on
     code, _ = trainings.train("vanished", *settings)
     assert code == 2
     words = last_words(trainings.log("vanished"), data.parent)
-    assert "no such folder" in words
+    assert "There is no folder" in words
     tried(
         SECTION,
         "the dataset's folder vanishes during training",
