@@ -11,6 +11,7 @@ import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
+from sqlalchemy.pool import NullPool
 
 from raremask import BadInput
 from raremask.runfolder import write_figure, write_text
@@ -115,8 +116,10 @@ def search(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
+    # no pool: it would keep connections open, which Python 3.13 warns of
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / STUDY}", engine_kwargs={"poolclass": NullPool})
     study = optuna.create_study(
-        storage=f"sqlite:///{folder / STUDY}",
+        storage=storage,
         study_name="raremask",
         direction="maximize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=3),
