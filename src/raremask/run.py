@@ -204,7 +204,8 @@ def tune(cfg: DictConfig) -> float:
         trainer.fit(module, datamodule=images)
         return max(scores)
 
-    start = {path: config[path] for path in space}
+    values = {path: OmegaConf.select(cfg, path) for path in space}  # resolved, if they refer to others
+    start = {path: list(value) if OmegaConf.is_list(value) else value for path, value in values.items()}
     with claimed(folder):  # another search would take this one's trial for one that was killed
         study = tuning.search(folder, objective, space, start, cfg.trials, cfg.seed, config)
     changes = {path: value for path, value in config.items() if path not in without or without[path] != value}
