@@ -43,7 +43,7 @@ from raremask.building import build, build_trainer
 from raremask.data.base import ImageMaskData
 from raremask.data.samples import as_floats
 from raremask.module import Segmenter
-from raremask.nets import InstanceNorm, UNet
+from raremask.nets import EncoderDecoder, ExactOnCpu, InstanceNorm, UNet
 from raremask.prediction import painter, predict_files
 from raremask.receipt import device_name
 from raremask.scoring import judge
@@ -362,17 +362,33 @@ def with_pytorchs_norm(net: UNet) -> UNet:
     return net
 
 
+def with_depthwise_in_bfloat16(net: nn.Module) -> nn.Module:
+    """A copy of a network on an encoder with depthwise convolutions, all of them left to autocast."""
+    net = copy.deepcopy(net)
+    for layer in net.modules():
+        if isinstance(layer, ExactOnCpu):
+            _, _, layer.__class__, *_ = type(layer).__mro__
+    return net
+
+
 def network(data_dir: Path) -> list[Row]:
-    """A step of the U-Net beside the same with PyTorch's instance normalisation."""
+    """A step of our networks beside the same as one writes them first."""
+    unets, against = {base: UNet(base=base) for base in (8, 16)}, "the same with torch.nn.InstanceNorm2d"
+    cases = [
+        (f"the U-Net, base {base}", (batch, 288, 384), half, against, unets[base], with_pytorchs_norm(unets[base]))
+        for (base, batch), half in itertools.product(((8, 2), (16, 8)), (False, True))
+    ]
+    for encoder in ("mobilenet_v2", "tu-tf_efficientnet_lite0"):
+        net = EncoderDecoder(encoder=encoder, encoder_weights=None)
+        against = "the same with depthwise convolutions in bfloat16"
+        cases.append((f"the U-Net on {encoder}", (8, 256, 256), True, against, net, with_depthwise_in_bfloat16(net)))
     rows = []
-    for (base, batch), half in itertools.product(((8, 2), (16, 8)), (False, True)):
-        ours = UNet(base=base)
-        theirs = with_pytorchs_norm(ours)
-        image, mask = torch.rand(batch, 3, 288, 384), (torch.rand(batch, 1, 288, 384) < 0.1).float()
+    for what, (batch, height, width), half, against, *nets in cases:
+        image, mask = torch.rand(batch, 3, height, width), (torch.rand(batch, 1, height, width) < 0.1).float()
         times: list[list[float]] = []
         for _ in range(8):
             times.append([])
-            for net in (ours, theirs):
+            for net in nets:
                 started = time.perf_counter()
                 with torch.autocast("cpu", torch.bfloat16, enabled=half):
                     logits = net(image)
@@ -380,8 +396,8 @@ def network(data_dir: Path) -> list[Row]:
                 times[-1].append(time.perf_counter() - started)
         ratio = statistics.median(one / other for one, other in times[1:])
         note = f"{1000 * statistics.median(one for one, _ in times[1:]):.0f} ms"
-        what = f"a step of the U-Net, base {base}, {batch} images 288x384, {'bf16-mixed' if half else '32-true'}"
-        rows.append(Row(what, "the same with torch.nn.InstanceNorm2d", 1.0, ratio, note=note))
+        what = f"a step of {what}, {batch} images {height}x{width}, {'bf16-mixed' if half else '32-true'}"
+        rows.append(Row(what, against, 1.0, ratio, note=note))
     return rows
 
 

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -17,6 +19,24 @@ def test_a_unet_gives_one_channel_of_logits_at_the_size_of_its_input(size, chann
 def test_smp_takes_any_size_and_one_or_three_channels(channels):
     net = EncoderDecoder(encoder="resnet18", encoder_weights=None, in_channels=channels, dropout=0.3)
     assert net.eval()(torch.rand(1, channels, 57, 65)).shape == (1, 1, 57, 65)
+
+
+def test_depthwise_convolutions_that_bfloat16_slows_down_stay_in_float32_on_the_cpu():
+    net = EncoderDecoder(encoder="tu-tf_efficientnet_lite0", encoder_weights=None)
+    copied, names = copy.deepcopy(net), []
+    for name, layer in copied.named_modules():
+        if isinstance(layer, torch.nn.Conv2d) and layer.groups > 1:
+            features = torch.rand(1, layer.in_channels, 9, 9)
+            expected = layer(features)
+            with torch.autocast("cpu", torch.bfloat16):
+                exact = layer(features).dtype == torch.float32 and torch.equal(layer(features), expected)
+                assert layer(features.bfloat16()).dtype == torch.bfloat16  # what follows goes on as fast as before
+            assert exact == (layer.stride[0] > 1 or layer.kernel_size[0] > 3)
+            names.append(name)
+            with torch.no_grad():
+                layer.weight.zero_()
+    assert len(names) == 16
+    assert all(net.get_parameter(f"{name}.weight").any() for name in names)  # the copy has weights of its own
 
 
 def test_the_thesis_unet_doubles_from_64_to_1024_and_has_no_learned_normalisation():

@@ -234,6 +234,7 @@ class EncoderDecoder(nn.Module):
             _load_encoder(self.net.encoder, file)
         self.net.segmentation_head = nn.Sequential(nn.Dropout2d(dropout), self.net.segmentation_head)
         self.multiple = self.net.encoder.output_stride
+        _keep_depthwise_exact(self.net)
         # measured on two cores: a step takes .75 (mobilenet_v2), .76 (efficientnet_lite0), .85 (resnet34) of the time,
         # in bfloat16 .79 to .89
         self.to(memory_format=torch.channels_last)
@@ -241,6 +242,29 @@ class EncoderDecoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return logits `(B, 1, H, W)` of `image` `(B, C, H, W)` in [0, 1]."""
         return crop_to(self.net(pad_to(self.standardize(image), self.multiple)), image.shape[-2:])
+
+
+class ExactOnCpu(nn.Module):
+    """Mixed into a convolution: under autocast on the CPU it is computed in float32 all the same."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return what the convolution gives for `features`, in their own type."""
+        if features.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super().forward(features)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(features.float()).to(features.dtype)
+
+
+def _keep_depthwise_exact(net: nn.Module) -> None:
+    """Compute depthwise convolutions that have a stride or more than 3x3 weights in float32, also beside bfloat16.
+
+    Their gradient takes oneDNN 4 to 20 times as long in bfloat16: half of a step of an EfficientNet
+    (docs/performance.md, network). Names and weights stay what they are.
+    """
+    for layer in [module for module in net.modules() if isinstance(module, nn.Conv2d)]:
+        slow = max(layer.stride) > 1 or max(layer.kernel_size) > 3
+        if layer.groups == layer.in_channels > 1 and slow:
+            layer.__class__ = type(type(layer).__name__, (ExactOnCpu, type(layer)), {})
 
 
 def _from_smp(
