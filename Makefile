@@ -30,8 +30,8 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/python -m mypy
 
-test: lint  # coverage: of what runs in the tests' own process; many start others
-	$(BIN)/python -m pytest --cov=raremask --cov-report=term:skip-covered
+test: lint  # coverage: of what runs in the tests' own processes; many start others
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --cov=raremask --cov-report=term:skip-covered
 
 clean:
 	rm -rf .venv

@@ -4,6 +4,7 @@ A test says `tried(section, what, happened)`; what it says replaces the row of t
 tests that were not run (long ones, or those that need what is not there) stay as they are.
 """
 
+import fcntl
 import re
 from pathlib import Path
 
@@ -45,9 +46,14 @@ class Record:
         self.new[section][what] = happened
 
     def write(self) -> None:
-        """Write the page anew, with the rows that are new."""
+        """Write the page anew, with the rows that are new; one after the other, if several processes test."""
         if not any(self.new.values()):
             return
+        with self.page.open("a") as page:
+            fcntl.flock(page, fcntl.LOCK_EX)
+            self._write()
+
+    def _write(self) -> None:
         parts, before = [HEAD], self._before()
         for section, words in SECTIONS.items():
             rows = sorted((before[section] | self.new[section]).items())

@@ -82,14 +82,14 @@ def test_what_says_the_truth_is_calibrated_and_what_is_too_sure_is_not():
     assert calibration_scores(histogram(bold, honest))["ece"] == pytest.approx(0.24, abs=0.01)
 
 
-def test_pixels_outside_the_field_of_view_do_not_count_and_images_add_up():
+def test_pixels_outside_the_field_of_view_are_counted_apart_and_images_add_up():
     random = np.random.default_rng(0)
     probability, mask = random.random((8, 9)), random.random((8, 9)) > 0.5
     valid = np.zeros((8, 9), bool)
     valid[:, :5] = True
-    inside = histogram(probability[:, :5], mask[:, :5])
-    assert np.array_equal(histogram(probability, mask, valid), inside)
-    assert np.array_equal(inside + histogram(probability, mask, ~valid), histogram(probability, mask))
+    inside, outside = (histogram(probability[:, part], mask[:, part]) for part in (slice(5), slice(5, None)))
+    assert np.array_equal(histogram(probability, mask, valid), [outside, inside])
+    assert np.array_equal(inside + outside, histogram(probability, mask))
     many = np.stack([inside, histogram(probability, mask)])
     assert np.array_equal(counts_at(many)[1], counts_at(many[1]))
 

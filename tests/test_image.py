@@ -17,7 +17,7 @@ pairs = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
 @given(pairs)
 def test_more_scores_equal_scikit_learn(pair):
     prediction, mask = pair
-    scores = measure(prediction.astype(float), prediction, mask, empty="zero").scores
+    scores = measure(prediction.astype(float), prediction, mask, empty="zero")[""].scores
     flat = mask.ravel(), prediction.ravel()
     assert scores["f2"] == pytest.approx(fbeta_score(*flat, beta=2, zero_division=0))
     assert scores["mcc"] == pytest.approx(matthews_corrcoef(*flat))
@@ -31,8 +31,9 @@ def test_the_challenge_of_isic_gives_nothing_below_65_percent():
 
 
 def everything(mask, prediction, **changes):
-    probability = np.where(prediction, 0.9, 0.1)
-    return measure(probability, prediction, mask, **changes).scores
+    """Of the pixels inside, if there is a field of view."""
+    *_, part = measure(np.where(prediction, 0.9, 0.1), prediction, mask, **changes).values()
+    return part.scores
 
 
 FREE = {"specificity", "brier", "ece", "average_precision"}  # of any policy
@@ -74,13 +75,24 @@ def test_outside_the_field_of_view_nothing_counts():
 
 @pytest.mark.parametrize("beyond", [False, True], ids=["nothing outside", "something outside"])
 @pytest.mark.parametrize("empty", ["one", "skip", "zero"])
-def test_shapes_that_lie_inside_the_field_of_view_are_scored_once_with_the_same_result(beyond, empty):
+def test_shapes_inside_the_field_of_view_score_as_if_nothing_were_outside(beyond, empty):
     random = np.random.default_rng(0)
     valid = np.zeros((30, 40), bool)
     valid[5:20, 5:25] = True
-    for share in (0.3, 0.0):  # the second: both masks are empty
+    for share in (0.3, 0.0):  # the second: both masks are empty inside
         mask, prediction = (random.random((2, 30, 40)) < share) & valid
         prediction[25, 30] = beyond
-        whole = measure(np.where(prediction, 0.9, 0.1), prediction, mask, empty=empty)
-        reused = everything(mask, prediction, empty=empty, valid=valid, whole=whole)
-        np.testing.assert_equal(reused, everything(mask, prediction, empty=empty, valid=valid))
+        alone = everything(mask, prediction & valid, empty=empty)
+        inside = everything(mask, prediction, empty=empty, valid=valid)
+        for name in ("hd95", "asd", "nsd", "boundary_iou", "object_recall", "object_f1", "centreline_dice"):
+            np.testing.assert_equal(inside[name], alone[name])
+
+
+def test_the_whole_image_scores_the_same_with_and_without_a_field_of_view():
+    random = np.random.default_rng(0)
+    probability, (mask, valid) = random.random((30, 40)), random.random((2, 30, 40)) > 0.7
+    with_view = measure(probability, probability > 0.6, mask, valid)[""]
+    without = measure(probability, probability > 0.6, mask)[""]
+    assert with_view.scores == without.scores
+    assert (with_view.counts == without.counts).all()
+    assert (with_view.counted == without.counted).all()

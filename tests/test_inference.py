@@ -1,9 +1,11 @@
+from threading import Barrier, get_ident
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from raremask.inference import VIEWS, Predictor, predict
+from raremask.inference import VIEWS, Predictor, predict, sharing_cores
 
 
 class Pixelwise(nn.Module):
@@ -110,3 +112,18 @@ def test_a_prediction_is_in_float32_whatever_the_training_s_precision():
 def test_impossible_predictions_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Predictor(*arguments)
+
+
+@pytest.mark.parametrize(("images", "cores", "threads"), [(1, 4, 1), (2, 4, 2), (3, 4, 3), (9, 4, 4), (0, 1, 1)])
+def test_threads_share_the_cores_and_leave_them_to_the_main_thread_afterwards(images, cores, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(cores)
+    try:
+        with sharing_cores(images) as pool:
+            wait = Barrier(threads, timeout=60)  # all of them are there at once, and no more
+            seen = list(pool.map(lambda _: (wait.wait(), get_ident(), torch.get_num_threads())[1:], range(2 * threads)))
+        assert len({name for name, _ in seen}) == threads
+        assert {number for _, number in seen} == {cores // threads}
+        assert torch.get_num_threads() == cores
+    finally:
+        torch.set_num_threads(before)

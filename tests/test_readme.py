@@ -85,7 +85,7 @@ def test_the_scores_listed_are_those_of_an_image():
     )
     listed = set(re.findall(r"`(\w+)`", section[2])) - {"_fov", "_default"}
     image = np.zeros((4, 4))
-    assert listed == set(measure(image, image > 0, image > 0).scores)
+    assert listed == set(measure(image, image > 0, image > 0)[""].scores)
 
 
 def test_every_room_stands_under_how_it_is_built():

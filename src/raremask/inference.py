@@ -1,6 +1,8 @@
 """From images to probabilities: whole or in tiles, from several sides, by several networks; and to native size."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -126,6 +128,25 @@ def to_native(probability: Tensor, size: tuple[int, int], box: tuple[int, int, i
     if probability.shape[-2:] == tuple(size):
         return probability
     return F.interpolate(probability, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+@contextmanager
+def sharing_cores(images: int) -> Iterator[ThreadPoolExecutor]:
+    """Give threads that take an image each, with an equal share of the cores that PyTorch computes with.
+
+    For networks on the CPU: a batch goes through them one operation after the other, and at each the cores wait for the
+    last of them. Image by image it takes two cores .7 to .85 of the time.
+
+    Args:
+        images: How many there are at once; there are no more threads than that, nor than cores.
+    """
+    cores = torch.get_num_threads()
+    threads = max(1, min(images, cores))
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(cores // threads,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(cores)  # for threads to come, which take the number that was set last
 
 
 @torch.no_grad()

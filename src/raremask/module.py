@@ -1,7 +1,6 @@
 """The LightningModule: what happens to a batch."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from raremask.collapse import extremes
-from raremask.inference import Predictor, to_native
+from raremask.inference import Predictor, sharing_cores, to_native
 from raremask.metrics.gather import ImageCounts, Means, count
 from raremask.metrics.overlap import shares, summary
 
@@ -98,12 +97,22 @@ class Segmenter(LightningModule):
         self.means["val_contrast"].update({"val/contrast": contrast.nanmean().nan_to_num()}, (~contrast.isnan()).sum())
 
     def predict_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        """Hand each image's index and probability `(height, width)` float32 at native size to `receive`, in threads."""
-        probabilities = Predictor([self.net, *self.others], self.views, self.tile)(batch["image"])
-        samples = zip(probabilities, batch["size"], batch["box"], strict=True)
-        native = [to_native(image[None], size, box)[0, 0].float().cpu().numpy() for image, size, box in samples]
-        with ThreadPoolExecutor() as pool:  # scoring an image keeps one core busy, and the network waits
-            list(pool.map(self.receive, batch["index"].tolist(), native))
+        """Hand each image's index and probability `(height, width)` float32 at native size to `receive`, in threads.
+
+        Scoring an image keeps one core busy. On the CPU the network does so, too: then a thread takes an image all the
+        way.
+        """
+        predictor = Predictor([self.net, *self.others], self.views, self.tile)
+        on_cpu = batch["image"].device.type == "cpu"
+
+        def finish(image: Tensor, index: int, size: tuple[int, int], box: tuple[int, int, int, int]) -> None:
+            with torch.inference_mode():  # which a thread does not take over from the one that starts it
+                probability = to_native(predictor(image) if on_cpu else image, size, box)
+            self.receive(index, probability[0, 0].float().cpu().numpy())
+
+        images = (batch["image"] if on_cpu else predictor(batch["image"])).split(1)
+        with sharing_cores(len(images)) as pool:
+            list(pool.map(finish, images, batch["index"].tolist(), batch["size"], batch["box"]))
 
     def on_train_epoch_start(self) -> None:
         """Seed the random numbers of this epoch."""

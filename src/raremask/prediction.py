@@ -19,7 +19,7 @@ from raremask.collapse import collapse
 from raremask.data.fitting import fit
 from raremask.data.pairing import pictures_of
 from raremask.data.readers import read_image, write_image
-from raremask.inference import Predictor, predict
+from raremask.inference import Predictor, predict, sharing_cores
 from raremask.postprocess import Step
 from raremask.runfolder import write_bytes, write_text
 from raremask.selection import together
@@ -40,6 +40,11 @@ class Painter:
     predictor: Predictor
     model: Shipped
     mend: Step
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the networks are on the CPU."""
+        return next(self.predictor.parameters()).device.type == "cpu"
 
     def __call__(self, file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return image `(h, w, C)` uint8, probability `(h, w)` float32 and mask `(h, w)` boolean, at native size.
@@ -137,17 +142,15 @@ def predict_files(
     if submission is not None:
         submission.names(file.name for file in files)
     out.mkdir(parents=True, exist_ok=True)
-    broken, shares = [], []
-    written: dict[str, Any] = {}
-    for file in tqdm(files, desc="Predicting", leave=False, disable=None):
+
+    def predict_one(file: Path) -> tuple[float, Any] | str:
+        """Write the files of an image; return its share of foreground and its runs, or why it cannot be read."""
         try:
             image, probability, mask = paint(file)
         except BadInput as error:
-            broken.append(str(error))
             for ending in endings:
                 (out / f"{file.stem}{ending}").unlink(missing_ok=True)  # of an earlier prediction
-            continue
-        shares.append(float(mask.mean()))
+            return str(error)
         write_image(out / f"{file.stem}.png", mask.astype(np.uint8) * 255)
         if probabilities == "png":
             write_image(out / f"{file.stem}_probability.png", (probability * 65535).round().astype(np.uint16))
@@ -157,8 +160,19 @@ def predict_files(
             write_bytes(out / f"{file.stem}_probability.npz", content.getvalue())
         if overlays:
             write_image(out / f"{file.stem}_overlay.png", figures.outlined(image, mask))
-        if submission is not None:
-            written[file.name] = submission.write(mask)
+        return float(mask.mean()), submission and submission.write(mask)
+
+    broken: list[str] = []
+    shares: list[float] = []
+    written: dict[str, Any] = {}
+    with sharing_cores(len(files) if paint.on_cpu else 1) as pool:
+        done = tqdm(pool.map(predict_one, files), desc="Predicting", total=len(files), leave=False, disable=None)
+        for file, result in zip(files, done, strict=True):
+            if isinstance(result, str):
+                broken.append(result)
+            else:
+                shares.append(result[0])
+                written[file.name] = result[1]
     if submission is not None:
         write_text(out / submission.file, submission.of_runs(written))
     print(f"{len(shares)} masks in {os.path.relpath(out)}" + (f", and {submission.file}" if submission else ""))

@@ -81,23 +81,25 @@ def judge(trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, split: st
         if selection.views == "none":
             receive_plain(index, probability)
         prediction, mask = selection(probability), pictures[index].native_mask()[0].numpy()
-        image = measure(probability, prediction, mask, empty=module.empty)
-        counts, scores = {"": image.counts}, image.scores | {"objects": float(count_objects(mask))}
-        if (valid := pictures[index].native_valid()) is not None:
-            inside = measure(probability, prediction, mask, valid[0].numpy(), module.empty, whole=image)
-            counts["_fov"] = inside.counts
-            scores |= {f"{name}_fov": value for name, value in inside.scores.items() if name not in SCORES}
-        rows[index] = counts | plain[index], scores, image.counted, RunLengths().write(prediction)
+        valid = pictures[index].native_valid()
+        parts = measure(probability, prediction, mask, None if valid is None else valid[0].numpy(), module.empty)
+        counts = {suffix: part.counts for suffix, part in parts.items()}
+        scores = {
+            f"{name}{suffix}": value
+            for suffix, part in parts.items()
+            for name, value in part.scores.items()
+            if name not in SCORES  # which are computed of the counts
+        } | {"objects": float(count_objects(mask))}
+        rows[index] = counts | plain[index], scores, parts[""].counted, RunLengths().write(prediction)
 
     if selection.views != "none":
         _predict(trainer, data, module, split, "none", receive_plain)
     _predict(trainer, data, module, split, selection.views, receive)
     merged = _gathered(rows)
     suffixes = next(iter(merged.values()))[0]
-    counted, scored, histograms, painted = zip(*merged.values(), strict=True)
+    counted, more, histograms, painted = zip(*merged.values(), strict=True)
     counts = {suffix: np.array([row[suffix] for row in counted]) for suffix in suffixes}
-    more = [{name: value for name, value in scores.items() if name not in SCORES} for scores in scored]
-    return Judged(list(merged), counts, more, sum(histograms), list(painted))
+    return Judged(list(merged), counts, list(more), sum(histograms), list(painted))
 
 
 def choose(

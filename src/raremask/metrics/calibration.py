@@ -18,25 +18,29 @@ def histogram(probability: np.ndarray, mask: np.ndarray, valid: np.ndarray | Non
     Args:
         probability: `(H, W)` float in [0, 1], taken as float32.
         mask: `(H, W)` boolean.
-        valid: `(H, W)` boolean; only pixels where it holds are counted. None counts all.
+        valid: `(H, W)` boolean, or None: then all pixels are taken as valid.
 
     Returns:
         `(2, BINS)` int64: how many background (row 0) and foreground pixels (row 1) have a probability in
-        (k / BINS, (k + 1) / BINS]; 0 is in the first bin.
+        (k / BINS, (k + 1) / BINS]; 0 is in the first bin. With `valid` `(2, 2, BINS)`: the same of the pixels where it
+        does not hold, and of those where it does; their sum is that of all.
 
     >>> histogram(np.array([[0.0, 0.5, 1.0]]), np.array([[False, True, True]])).sum(axis=1).tolist()
     [1, 2]
     """
-    if valid is not None:
-        probability, mask = probability[valid], mask[valid]
     probability = np.asarray(probability, np.float32).ravel()
     scaled = probability * np.float32(BINS)
-    level = np.fmin(np.fmax(np.ceil(scaled), 1), BINS).astype(np.intp) - 1
-    close = np.flatnonzero(np.abs(scaled - np.rint(scaled)) < 3e-4)  # rounding may have missed by one
-    edge = np.rint(scaled[close]).astype(np.intp)
-    level[close] = (edge - (probability[close] <= THRESHOLDS[edge])).clip(0, BINS - 1)
-    foreground = np.bincount(level[mask.ravel()], minlength=BINS)
-    return np.stack([np.bincount(level, minlength=BINS) - foreground, foreground])
+    cell = np.fmin(np.fmax(np.ceil(scaled), 1), BINS).astype(np.intp) - 1
+    edge = np.rint(scaled)
+    # rounding may have missed by one; at 0 and 1, where sure networks have most of their pixels, it cannot
+    close = np.flatnonzero((np.abs(scaled - edge) < 3e-4) & (edge > 0) & (edge < BINS))
+    edge = edge[close].astype(np.intp)
+    cell[close] = edge - (probability[close] <= THRESHOLDS[edge])
+    cell += BINS * mask.ravel()
+    if valid is None:
+        return np.bincount(cell, minlength=2 * BINS).reshape(2, BINS)
+    cell += 2 * BINS * valid.ravel()
+    return np.bincount(cell, minlength=4 * BINS).reshape(2, 2, BINS)
 
 
 def counts_at(counted: np.ndarray) -> np.ndarray:

@@ -32,13 +32,14 @@ def detection_scores(prediction: np.ndarray, mask: np.ndarray, least: float = 0.
     """
     if not 0 < least <= 1:
         raise ValueError(f"least must be more than 0 and at most 1; got {least}")
-    window = around(prediction | mask)
+    window = around(union := prediction | mask)
     predicted, made = _labels(prediction[window])
     true, there = _labels(mask[window])
     if not (made and there):
         worth = float(made == there)
         return {"object_recall": worth, "object_precision": worth, "object_f1": worth}
-    shared = np.bincount((true * (made + 1) + predicted).ravel(), minlength=(there + 1) * (made + 1))
+    seen = union[window]
+    shared = np.bincount(true[seen] * (made + 1) + predicted[seen], minlength=(there + 1) * (made + 1))
     shared = shared.reshape(there + 1, made + 1)
     areas_true, areas_predicted = shared.sum(axis=1)[1:], shared.sum(axis=0)[1:]
     shared = shared[1:, 1:]

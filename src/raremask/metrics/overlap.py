@@ -21,10 +21,11 @@ def pixel_counts(prediction: np.ndarray, mask: np.ndarray, valid: np.ndarray | N
         mask: `(H, W)` boolean.
         valid: `(H, W)` boolean; only pixels where it holds are counted. None counts all.
     """
+    pixels = mask.size
     if valid is not None:
-        prediction, mask = prediction[valid], mask[valid]
-    tp, painted, there = int((prediction & mask).sum()), int(prediction.sum()), int(mask.sum())
-    return [tp, painted - tp, there - tp, mask.size - painted - there + tp]
+        prediction, mask, pixels = prediction & valid, mask & valid, int(np.count_nonzero(valid))
+    tp, painted, there = (int(np.count_nonzero(part)) for part in (prediction & mask, prediction, mask))
+    return [tp, painted - tp, there - tp, pixels - painted - there + tp]
 
 
 def dice(tp, fp, fn):
