@@ -23,7 +23,7 @@ WRITTEN = ("start", "how-to", "reference", "why", "results")  # the other pages 
 FILES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in WRITTEN)]
 PAGES = {path.name: path.read_text() for path in FILES}
 COMMANDS = re.findall(
-    r"^ {4}python src/(train|evaluate|describe|predict|compare|tune)\.py ?([^#\n]*)",
+    r"^ {4}(?:OMP_NUM_THREADS=1 )?python src/(train|evaluate|describe|predict|compare|tune)\.py ?([^#\n]*)",
     "\n".join(PAGES.values()),
     re.MULTILINE,
 )
