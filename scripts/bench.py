@@ -446,7 +446,10 @@ def evaluation(data_dir: Path) -> list[Row]:
     for name, overrides in (
         ("CVC, thesis U-Net base 8", THESIS),
         ("CVC, defaults (base 16)", ("dataset=cvc", "dataset.workers=0")),
-        ("DRIVE at 584x565, thesis U-Net base 8", ("dataset=drive", "dataset.workers=0", "model.base=8")),
+        (
+            "DRIVE at 584x565, thesis U-Net base 8, whole and in the field of view",
+            ("dataset=drive", "dataset.workers=0", "model.base=8"),
+        ),
     ):
         with scratch() as folder:
             cfg = composed(folder, *overrides, f"data_dir={data_dir}")
@@ -458,7 +461,7 @@ def evaluation(data_dir: Path) -> list[Row]:
             data.predicted = "test"
             batches = [as_floats(batch)["image"] for batch in data.predict_dataloader()]
             pairs = []
-            for _ in range(4):
+            for _ in range(6):
                 alone = forward_alone(module.net, batches)
                 started = time.perf_counter()
                 judge(trainer, data, module, "test", Selection())
