@@ -1,7 +1,6 @@
 """`describe.py` as a user runs it, and what it advises."""
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -92,11 +91,9 @@ def test_a_dataset_that_is_not_there_is_refused(command, tmp_path):
         command("describe.py", "dataset=cvc", f"dataset.root={tmp_path / 'nowhere'}")
 
 
-def test_the_real_cvc_is_described_in_fifteen_seconds_or_not_much_more(real_data, command, capsys, tmp_path):
-    started = time.monotonic()
+def test_the_real_cvc_is_described(real_data, command, capsys, tmp_path):
     command("describe.py", "dataset=cvc", f"dataset.root={real_data('CVC-ClinicDB')}", f"folder={tmp_path}")
     said = capsys.readouterr().out
     assert "612 images of 29 groups, 384x288" in said
     assert "44 pairs, 0 of them in different splits" in said
     assert (tmp_path / "twins.png").is_file()
-    assert time.monotonic() - started < 60  # 6 without the imports on an idle machine of two cores
