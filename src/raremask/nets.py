@@ -258,7 +258,7 @@ class ExactOnCpu(nn.Module):
 def _keep_depthwise_exact(net: nn.Module) -> None:
     """Compute depthwise convolutions that have a stride or more than 3x3 weights in float32, also beside bfloat16.
 
-    In bfloat16 their gradient takes oneDNN 4 to 20 times as long, and a step of an EfficientNet 1.6 times
+    In bfloat16 their gradient takes oneDNN 3 to 22 times as long, and a step of an EfficientNet 1.6 times
     (docs/performance.md, network). Names and weights stay what they are.
     """
     for layer in [module for module in net.modules() if isinstance(module, nn.Conv2d)]:
