@@ -11,7 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from lightning.fabric.utilities import move_data_to_device
 from omegaconf import OmegaConf
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from conftest import ROOT, colour, saved, square
 from raremask import BadInput
@@ -24,7 +26,7 @@ from raremask.data.folder import Folder
 from raremask.data.isic2018 import ISIC2018
 from raremask.data.nerve import Nerve
 from raremask.data.phantom import KINDS, Phantom
-from raremask.data.samples import Pictures, SeededSampler, ShareSampler
+from raremask.data.samples import Batch, Pictures, SeededSampler, ShareSampler
 from raremask.data.splits import Split
 from raremask.inference import to_native
 from raremask.runlengths import RunLengths
@@ -217,6 +219,26 @@ def test_a_padded_dataset_serves_proportions_black_around_and_native_masks(tmp_p
     assert sample["native_mask"].shape == (1, 24, 30)
     native = to_native(sample["mask"][None], (24, 30), sample["box"]) > 0.5
     assert (native[0] != sample["native_mask"]).float().mean() < 0.05
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_is_moved_and_pinned_as_a_plain_dictionary_is(monkeypatch, workers):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self.to("meta"))  # pinning needs a GPU
+    data = Phantom(size=(32, 40), channels=3, batch_size=3, workers=workers, train=3, val=3, test=3)
+    data.setup()
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        batch = next(iter(loader))
+        assert isinstance(batch, Batch)
+        plain = dict(batch)
+        for move in (pin_memory, lambda one: move_data_to_device(one, torch.device("meta"))):
+            moved, expected = move(batch), move(plain)
+            assert isinstance(moved, Batch)
+            assert moved.keys() == expected.keys()
+            for key, value in expected.items():
+                alike = repr(moved[key]) == repr(value)  # a tensor on "meta" says its place, its type and its size
+                assert alike, (key, moved[key], value)
+            assert moved["image"].device.type == moved["mask"].device.type == moved["index"].device.type == "meta"
+            assert batch["image"].device.type == "cpu"
 
 
 # --- other layouts ----------------------------------------------------------------------------------------------------

@@ -125,9 +125,10 @@ class Segmenter(LightningModule):
 
         With float16 an infinite norm is that of a step that is skipped, and is no part of the mean.
         """
-        norm = nn.utils.get_total_norm([weight.grad for weight in self.parameters() if weight.grad is not None])
+        weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
+        norm = nn.utils.get_total_norm([weight.grad for weight in weights])
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
+            nn.utils.clip_grads_with_norm_(weights, gradient_clip_val, norm)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         self.computed["gradient"] = norm

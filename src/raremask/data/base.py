@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -25,6 +24,7 @@ from raremask.data.fitting import fit, pad, resized
 from raremask.data.memory import Shelf
 from raremask.data.readers import read_image, read_mask
 from raremask.data.samples import (
+    Batch,
     Picture,
     Pictures,
     SeededSampler,
@@ -337,7 +337,7 @@ class ImageMaskData(LightningDataModule):
         """Return the split that `predicted` names, `val` or `test`, in order."""
         return self._in_order(self.predicted)
 
-    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Make numbers of the bytes, on the device."""
         return as_floats(batch)
 

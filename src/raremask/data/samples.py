@@ -109,18 +109,43 @@ class Pictures(Dataset):
         return sample
 
 
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+class Batch(dict):
+    """What :func:`collate` makes: tensors, and lists with an entry per image.
+
+    It knows what in it can be moved. PyTorch's and Lightning's own way asks every name and every number of every size
+    what it is: 5 ms for 64 images, in each step.
+    """
+
+    def pin_memory(self) -> "Batch":
+        """Return the batch in memory that a GPU can fetch from by itself; the loader calls it."""
+        return self._each(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device, without waiting for it to get there; Lightning calls it."""
+        return self._each(lambda one: one.to(device, non_blocking=device.type == "cuda"))
+
+    def _each(self, move: Callable[[Tensor], Tensor]) -> "Batch":
+        moved = Batch(self)
+        for key, value in self.items():
+            if isinstance(value, Tensor):
+                moved[key] = move(value)
+            elif isinstance(value[0], Tensor):
+                moved[key] = [move(one) for one in value]
+        return moved
+
+
+def collate(samples: list[dict[str, Any]]) -> Batch:
     """Stack what has one size (`image`, `mask`, `index`); keep the rest as lists."""
-    batch: dict[str, Any] = {key: [sample[key] for sample in samples] for key in samples[0]}
+    batch = Batch({key: [sample[key] for sample in samples] for key in samples[0]})
     for key in ("image", "mask"):
         batch[key] = torch.stack(batch[key])
     batch["index"] = torch.tensor(batch["index"])
     return batch
 
 
-def as_floats(batch: dict[str, Any]) -> dict[str, Any]:
+def as_floats(batch: Batch) -> Batch:
     """Return the batch with `image` `(B, C, H, W)` in [0, 1] and `mask` `(B, 1, H, W)` of 0 and 1 as float32."""
-    return batch | {"image": batch["image"].float().div_(255), "mask": batch["mask"].float()}
+    return Batch(batch, image=batch["image"].float().div_(255), mask=batch["mask"].float())
 
 
 class SeededSampler(Sampler[tuple[int, int]]):
