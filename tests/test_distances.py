@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -104,3 +108,40 @@ def test_a_line_of_pixels_has_a_proximity_too(size):
     mask = torch.zeros(1, 1, *size)
     mask[0, 0, 0, 0] = 1
     torch.testing.assert_close(distances.proximity_by_filter(mask, 2.0), distances.proximity(mask, 2.0))
+
+
+COMPARE = """
+import numpy as np, torch
+from raremask import distances, kernels
+
+random = np.random.default_rng(0)
+for kind in (torch.float32, torch.uint8, torch.bool):
+    for size in ((1, 1), (1, 9), (9, 1), (13, 17), (40, 50)):
+        mask = torch.from_numpy(random.random((4, 1, *size)) < random.choice([0.01, 0.1, 0.9]))
+        mask[0], mask[1] = False, True
+        there = mask.to(kind).to(DEVICE)
+        assert torch.equal(kernels.distance(there).cpu(), distances.distance_to_foreground(mask))
+        for sigma in (0.5, 2.0, 6.0):
+            near = kernels.proximity(there, sigma).cpu()
+            torch.testing.assert_close(near, distances.proximity(mask, sigma), atol=2e-7, rtol=0)
+print("equal")
+"""
+
+
+GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_the_kernels_on_the_gpu_give_what_the_cpu_does(device):
+    pytest.importorskip("triton", reason="this PyTorch brings no Triton")
+    # without a GPU Triton's interpreter computes them; it must be chosen before they are made
+    way = {"TRITON_INTERPRET": "1"} if device == "cpu" else {}
+    command = [sys.executable, "-c", f"DEVICE = {device!r}{COMPARE}"]
+    done = subprocess.run(command, env=os.environ | way, capture_output=True, text=True)
+    assert done.stdout == "equal\n", done.stderr
+
+
+def test_without_triton_there_are_no_kernels_and_no_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "raremask.kernels", None)
+    monkeypatch.delattr("raremask.kernels", raising=False)
+    assert distances._kernels.__wrapped__() is None

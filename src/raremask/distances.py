@@ -2,11 +2,13 @@
 
 Every function takes a mask of shape `(B, 1, H, W)` that holds 0 and 1, and nothing carries a gradient: a mask is data.
 
-Distances are computed image by image by OpenCV on the CPU, and by tensor operations elsewhere, so that a mask never
-leaves a GPU and no step waits for it. Tests compare the two ways with each other.
+Distances are computed image by image by OpenCV on the CPU, on a GPU by :mod:`raremask.kernels`, and elsewhere by tensor
+operations, so that a mask never leaves a GPU and no step waits for it. Tests compare the ways with each other.
 """
 
 import math
+from functools import cache
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -29,11 +31,25 @@ def distance_to_foreground(mask: Tensor) -> Tensor:
     >>> distance_to_foreground(torch.tensor([[[[1, 0, 0]]]]))
     tensor([[[[0., 1., 2.]]]])
     """
-    return _distance_on_cpu(mask) if mask.device.type == "cpu" else distance_by_minimum(mask)
+    return _distance(mask)
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    """Return those for a GPU, or None where there is no Triton; not imported before a mask lies on a GPU."""
+    try:
+        from raremask import kernels
+    except ImportError:
+        return None
+    return kernels
 
 
 @torch.library.custom_op("raremask::distance", mutates_args=())  # an operation of its own, or it could not be compiled
-def _distance_on_cpu(mask: Tensor) -> Tensor:
+def _distance(mask: Tensor) -> Tensor:
+    if mask.is_cuda and (kernels := _kernels()):
+        return kernels.distance(mask)
+    if mask.device.type != "cpu":
+        return distance_by_minimum(mask)
     background = np.ascontiguousarray((mask == 0).numpy()).view(np.uint8)
     distance = np.empty(background.shape, np.float32)
     for image, out in zip(background[:, 0], distance[:, 0], strict=True):
@@ -47,7 +63,7 @@ def _distance_on_cpu(mask: Tensor) -> Tensor:
 
 @torch.no_grad()
 def distance_by_minimum(mask: Tensor) -> Tensor:
-    """The same as :func:`distance_to_foreground`, on any device.
+    """The same as :func:`distance_to_foreground`, on any device, by tensor operations.
 
     First along each row, then the minimum over the rows of its square plus the square of the rows' distance.
 
@@ -89,7 +105,7 @@ def distance_to_other_class(mask: Tensor) -> Tensor:
     """
     if mask.device.type == "cpu":
         return _distance_to_other_class_on_cpu(mask)
-    distance = torch.maximum(distance_by_minimum(mask), distance_by_minimum(mask == 0))
+    distance = torch.maximum(_distance(mask), _distance(mask == 0))
     return distance.masked_fill_(distance.isinf(), 0)
 
 
@@ -156,7 +172,7 @@ def proximity(mask: Tensor, sigma: float) -> Tensor:
     .. math:: g(x) = \exp\left(-\frac{d(x)^2}{2 \sigma^2}\right)
 
     1 on the foreground, 0 everywhere in an image without foreground. On the CPU it comes from the distance transform
-    of the part around the foreground, on other devices from :func:`proximity_by_filter`.
+    of the part around the foreground.
 
     Args:
         mask: `(B, 1, H, W)` of 0 and 1.
@@ -165,11 +181,15 @@ def proximity(mask: Tensor, sigma: float) -> Tensor:
     Returns:
         `(B, 1, H, W)` float32 in [0, 1].
     """
-    return _proximity_on_cpu(mask, sigma) if mask.device.type == "cpu" else proximity_by_filter(mask, sigma)
+    return _proximity(mask, sigma)
 
 
 @torch.library.custom_op("raremask::proximity", mutates_args=())
-def _proximity_on_cpu(mask: Tensor, sigma: float) -> Tensor:
+def _proximity(mask: Tensor, sigma: float) -> Tensor:
+    if mask.is_cuda and (kernels := _kernels()):
+        return kernels.proximity(mask, sigma)
+    if mask.device.type != "cpu":
+        return proximity_by_filter(mask, sigma)
     background = np.ascontiguousarray((mask == 0).numpy()).view(np.uint8)
     near = np.zeros(background.shape, np.float32)
     reach = math.ceil(sigma * math.sqrt(-2 * math.log(TINIEST)))
@@ -189,7 +209,7 @@ def _proximity_on_cpu(mask: Tensor, sigma: float) -> Tensor:
 
 @torch.no_grad()
 def proximity_by_filter(mask: Tensor, sigma: float) -> Tensor:
-    """The same as :func:`proximity`, as a maximum over shifted masks; runs on any device.
+    """The same as :func:`proximity`, as a maximum over shifted masks, by tensor operations on any device.
 
     The Gaussian of the smallest distance is the largest Gaussian of all distances, and that maximum is separable:
     along the rows, then along the columns. Past 5.8 sigma the Gaussian is below 5e-8 and left out.
@@ -218,5 +238,5 @@ def _like_mask(mask: Tensor, *_: float) -> Tensor:
     return torch.empty(mask.shape, dtype=torch.float32, device=mask.device)
 
 
-for _operation in (_distance_on_cpu, _distance_to_other_class_on_cpu, _proximity_on_cpu):
+for _operation in (_distance, _distance_to_other_class_on_cpu, _proximity):
     _operation.register_fake(_like_mask)

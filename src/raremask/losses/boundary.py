@@ -114,20 +114,16 @@ class DoU(nn.Module):
         """Return the scalar loss of `logits` and `mask`, both `(B, 1, H, W)`."""
         logits, mask = full_precision(logits, mask)
         probability, over = torch.sigmoid(logits), EACH if self.per_image else ALL
-        mismatch = (probability - mask).square().sum(over)  # sum p^2 + sum t^2 - 2 sum p t, of either class
+        mismatch = F.mse_loss(probability, mask, reduction="none").sum(over)  # sum p^2 + sum t^2 - 2 sum p t
         shared, area = (probability * mask).sum(over), mask.sum(over)
-        foreground = mask.bool()
-        loss = self._of_class(foreground, area, shared, mismatch, over)
-        if self.background:
-            area = mask.numel() / area.numel() - area
-            shared = area - probability.sum(over) + shared  # sum (1 - p) (1 - t)
-            loss = (loss + self._of_class(~foreground, area, shared, mismatch, over)) / 2
-        return loss.mean()
-
-    def _of_class(self, mask: Tensor, area: Tensor, shared: Tensor, mismatch: Tensor, over: tuple) -> Tensor:
         edge = masks.boundary(mask).sum(over)
+        if self.background:  # both classes at once, a row for each; the mismatch is the same for either
+            behind = mask.numel() / area.numel() - area
+            shared = torch.stack([shared, behind - probability.sum(over) + shared])  # sum (1 - p) (1 - t)
+            area = torch.stack([area, behind])
+            edge = torch.stack([edge, masks.boundary(mask == 0).sum(over)])
         alpha = (1 - 2 * (edge + self.smooth) / (area + self.smooth)).clamp(max=0.8)
-        return (mismatch + self.smooth) / (mismatch + (1 - alpha) * shared + self.smooth)
+        return ((mismatch + self.smooth) / (mismatch + (1 - alpha) * shared + self.smooth)).mean()
 
 
 class Surface(nn.Module):
