@@ -622,27 +622,38 @@ def growth(data_dir: Path) -> list[Row]:
     return rows
 
 
-def main(data_dir: Path, chosen: Sequence[str]) -> None:
-    """Measure, print and write the page; sections that were not asked for stay as they are."""
-    quieten()
+def publish(name: str, rows: Sequence[Row], device: torch.device) -> None:
+    """Write a section of the page; the others stay as they are.
+
+    Args:
+        name: Of the section.
+        rows: Its lines.
+        device: Where they were measured.
+    """
     head = (
-        "# Performance\n\nWritten by `scripts/bench.py`: every figure is the ratio of two things measured in turn in "
-        "one run, the median of several. Each section says where and when.\n"
+        "# Performance\n\nWritten by `scripts/bench.py` and, on a GPU, by `scripts/bench_gpu.py`: every figure is the "
+        "ratio of two things measured in turn in one run, the median of several. Each section says where and when.\n"
     )
     before = PAGE.read_text() if PAGE.is_file() else ""
     parts = {}
     for part in before.split("\n## ")[1:]:
         parts[part.split("\n")[0]] = part.partition("\n")[2].strip()
+    where = f"{os.cpu_count()} cores, {device_name(device)}, Python {platform.python_version()}, "
+    where += f"PyTorch {torch.__version__}, {date.today()}"
+    table = "\n".join(row.line() for row in rows)
+    parts[name] = f"{where}\n\n| what | against | target | ratio | met | |\n|---|---|---|---|---|---|\n{table}"
+    order = [one for one in SECTIONS if one in parts] + [one for one in parts if one not in SECTIONS]
+    PAGE.write_text(head + "".join(f"\n## {one}\n\n{parts[one]}\n" for one in order))
+
+
+def main(data_dir: Path, chosen: Sequence[str]) -> None:
+    """Measure, print and write the page; sections that were not asked for stay as they are."""
+    quieten()
     for name in chosen:
         rows = globals()[name](data_dir)
         for row in rows:
             print(row.line(), flush=True)
-        where = f"{os.cpu_count()} cores, {device_name(torch.device('cpu'))}, Python {platform.python_version()}, "
-        where += f"PyTorch {torch.__version__}, {date.today()}"
-        table = "\n".join(row.line() for row in rows)
-        parts[name] = f"{where}\n\n| what | against | target | ratio | met | |\n|---|---|---|---|---|---|\n{table}"
-        order = [one for one in SECTIONS if one in parts] + [one for one in parts if one not in SECTIONS]
-        PAGE.write_text(head + "".join(f"\n## {one}\n\n{parts[one]}\n" for one in order))
+        publish(name, rows, torch.device("cpu"))
 
 
 if __name__ == "__main__":
