@@ -7,6 +7,7 @@ operations, so that a mask never leaves a GPU and no step waits for it. Tests co
 """
 
 import math
+import warnings
 from functools import cache
 from types import ModuleType
 
@@ -36,10 +37,18 @@ def distance_to_foreground(mask: Tensor) -> Tensor:
 
 @cache
 def _kernels() -> ModuleType | None:
-    """Return those for a GPU, or None where there is no Triton; not imported before a mask lies on a GPU."""
+    """Return those for a GPU, tried once; None where they cannot be had, with a warning."""
     try:
-        from raremask import kernels
-    except ImportError:
+        from raremask import kernels  # not before a mask lies on a GPU
+
+        kernels.distance(torch.zeros(1, 1, 1, 1, device="cuda"))
+    except Exception as error:  # no Triton, or no compiler of C and no headers of Python, which it needs
+        reason = str(error).strip().partition("\n")[0]
+        warnings.warn(
+            f"no kernels for distances on this GPU ({type(error).__name__}: {reason}): they are computed by tensor "
+            "operations, and losses that need them take some five times as long. Triton needs a C compiler.",
+            stacklevel=2,
+        )
         return None
     return kernels
 

@@ -1,7 +1,7 @@
 """Distances on a GPU, as kernels of our own in Triton, which PyTorch brings along where it has CUDA (but on Windows).
 
 As tensor operations they took 14 to 16 times as long: every shift of a mask was an operation that reads and writes all
-of it. :mod:`raremask.distances` says what is computed, and falls back on tensor operations where there is no Triton.
+of it. :mod:`raremask.distances` says what is computed, and warns and falls back on those where Triton does not work.
 """
 
 import math
