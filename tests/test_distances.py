@@ -117,7 +117,8 @@ import numpy as np, torch
 from raremask import distances, kernels
 
 random = np.random.default_rng(0)
-for kind, size in (("float32", (1, 1)), ("float32", (1, 9)), ("uint8", (9, 1)), ("bool", (13, 17)), ("float32", (22, 30))):
+cases = (("float32", (1, 1)), ("float32", (1, 9)), ("uint8", (9, 1)), ("bool", (13, 17)), ("float32", (22, 30)))
+for kind, size in cases:
     mask = torch.from_numpy(random.random((4, 1, *size)) < 0.05)
     mask[0], mask[1] = False, True
     there = mask.to(getattr(torch, kind)).to(DEVICE)
