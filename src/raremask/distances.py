@@ -46,7 +46,7 @@ def _kernels() -> ModuleType | None:
         reason = str(error).strip().partition("\n")[0]
         warnings.warn(
             f"no kernels for distances on this GPU ({type(error).__name__}: {reason}): they are computed by tensor "
-            "operations, and losses that need them take some five times as long. Triton needs a C compiler.",
+            "operations, and losses that need them take several times as long. Triton needs a C compiler.",
             stacklevel=2,
         )
         return None
