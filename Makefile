@@ -7,7 +7,7 @@ SWEEP := demo_$(shell date +%Y-%m-%d_%H-%M-%S)
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    train bce_dice, dynamit and boundary_dou on phantoms and compare them (3 to 5 minutes on 2 cores)"
+	@echo "make demo    train bce_dice, dynamit and boundary_dou on phantoms and compare them (3 to 7 minutes on 2 cores)"
 	@echo "make test    ruff, mypy and pytest"
 	@echo "make setup   only .venv with the pinned versions of constraints.txt"
 
