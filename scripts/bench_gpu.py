@@ -3,9 +3,9 @@
     python scripts/bench_gpu.py [only=training,step]  # on a machine with a GPU; writes into docs/performance.md
     python scripts/bench_gpu.py try=cpu               # with small sizes on the CPU, printed only: does the script work?
 
-Sections: training, step, loss, waits, sweep; six minutes. Needs no data and no network: phantoms, and smp's U-Net with
-ResNet-34 without pretrained weights. Every figure is the ratio of two things measured in turn in one run, the median of
-several.
+Sections: training, step, loss, waits, sweep; on an H200 two minutes, over two and a half, half a minute, one, and over
+one. Needs no data and no network: phantoms, and smp's U-Net with ResNet-34 without pretrained weights. Every figure is
+the ratio of two things measured in turn in one run, the median of several.
 """
 
 import copy
