@@ -307,7 +307,8 @@ def warnings(runs: Sequence[Run], compared: Table) -> list[str]:
         found.append(
             f"With {groups} groups (patients, sequences) in the test split and {math.comb(labels, 2)} pairs the "
             f"smallest corrected p value that can come out is {min(least, 1.0):.2g}: nothing can be told apart, "
-            "however large it is. Five folds (split.fold=0,1,2,3,4) test every image once."
+            "however large it is. Where the dataset does not fix the test split, five folds "
+            "(split.fold=0,1,2,3,4) test every image once."
         )
     return found
 
