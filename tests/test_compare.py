@@ -226,6 +226,13 @@ def test_a_sound_sweep_has_no_objections(sweep):
     assert objections(sweep()) == ""
 
 
+def test_folds_repeated_with_other_splits_are_fair_to_all_losses(sweep):
+    folder = sweep(folds=(0, 1))
+    for run in folder.iterdir():
+        (run / "split.csv").write_text(f"of {'_'.join(run.name.split('_')[-2:])}")  # seed and fold
+    assert objections(folder) == ""
+
+
 def change(file, **facts):
     file.write_text(json.dumps(json.loads(file.read_text()) | facts))
 

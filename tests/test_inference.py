@@ -49,6 +49,18 @@ def test_scales_change_little_where_the_image_is_smooth():
     torch.testing.assert_close(found, torch.sigmoid(Pixelwise()(smooth)), atol=0.05, rtol=0)
 
 
+def test_scales_bring_every_pixel_back_to_its_place():
+    ramp = torch.linspace(-3, 3, 565).expand(1, 1, 38, 565)  # three quarters of the width are no whole number
+
+    class Itself(nn.Module):
+        def forward(self, images):
+            return torch.logit(images)
+
+    found = Predictor([Itself()], "scales")(torch.sigmoid(ramp))
+    step = torch.sigmoid(ramp).diff().abs().max()
+    assert (found - torch.sigmoid(ramp))[..., 4:-4].abs().max() < 0.02 * step  # of a pixel
+
+
 def test_mirrored_views_are_brought_back_before_they_are_averaged():
     # the left half says .993, mirrored the right half does: the mean is one half everywhere
     assert Predictor([Sided()], "flips")(images()).sub(0.5).abs().max() < 1e-6

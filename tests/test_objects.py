@@ -1,3 +1,5 @@
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -84,6 +86,18 @@ def test_matching_equals_the_definition_pair_by_pair(pair, least):
             assert scores["object_f1"] == pytest.approx(2 * hits / (made + there))
         assert 0 <= scores["object_recall"] <= 1
         assert scores["object_recall"] * there == pytest.approx(scores["object_precision"] * made)
+
+
+def test_thousands_of_objects_on_either_side_need_no_table_of_all_their_pairs():
+    dust, other = np.zeros((2, 400, 400), bool)
+    dust[::2, ::2] = True
+    other[::2, ::4] = True  # half of them
+    tracemalloc.start()
+    found = detection_scores(dust, other)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == {"object_recall": 1.0, "object_precision": 0.5, "object_f1": pytest.approx(2 / 3)}
+    assert peak < 50 * dust.size  # a table would have 40,000 times 20,000 numbers
 
 
 @given(masks)

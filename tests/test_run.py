@@ -531,6 +531,45 @@ def test_a_copy_of_a_training_image_in_another_split_is_found(tmp_path, train_an
     assert not (ignored / "leaks.csv").exists()
 
 
+def some_masks(tmp_path, **splits):
+    """A table of images of which only those of the splits that are named have foreground."""
+    rows, random = ["image,mask,split"], np.random.default_rng(0)
+    for index, split in enumerate(["train", "val", "test"] * 3):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[8:20, 8:20] = 255 * splits.get(split, 1)
+        for name, pixels in (("image", random.integers(0, 255, (32, 32, 3), np.uint8)), ("mask", mask)):
+            Image.fromarray(pixels).save(tmp_path / f"{name}{index}.png")
+        rows.append(f"image{index}.png,mask{index}.png,{split}")
+    (tmp_path / "pairs.csv").write_text("\n".join(rows) + "\n")
+    settings = [setting for setting in TINY if not setting.startswith("dataset")]
+    return [*settings, "dataset=folder", f"dataset.pairs={tmp_path / 'pairs.csv'}", "dataset.size=[32,32]"]
+
+
+def test_validation_masks_that_are_all_empty_are_refused(train_anything, tmp_path):
+    with pytest.raises(BadInput, match="no validation mask has a foreground pixel: nothing can be chosen on it"):
+        train_anything(*some_masks(tmp_path, val=0))
+
+
+def test_test_masks_that_are_all_empty_are_warned_of(train_anything, tmp_path):
+    with pytest.warns(UserWarning, match="No test mask has a foreground pixel"):
+        train_anything(*some_masks(tmp_path, test=0), "leaks=ignore")
+
+
+def test_a_run_goes_on_with_the_images_that_it_began_with(train_anything, command, tmp_path):
+    folder = train_anything(*some_masks(tmp_path), "leaks=ignore")
+    before = (folder / "receipt.json").read_text()
+    Image.fromarray(np.full((32, 32), 255, np.uint8)).save(tmp_path / "mask0.png")
+    with pytest.raises(BadInput, match="was trained on other images or masks than are there now"):
+        command("train.py", f"resume={folder}", "trainer.max_epochs=3")
+    assert (folder / "receipt.json").read_text() == before
+
+
+def test_a_logger_may_be_left_out(train):
+    folder = train("~logger")
+    assert state(folder)["state"] == "done"
+    assert not (folder / "tensorboard").exists()
+
+
 def test_masks_that_are_all_empty_are_refused(train):
     with pytest.raises(BadInput, match="no training mask has a foreground pixel: there is nothing to learn"):
         train("dataset.empty=0.999999")
@@ -706,6 +745,19 @@ def test_several_processes_and_a_multirun_are_refused(tmp_path):
     done = python(str(ROOT / "src" / "train.py"), "-m", *settings, cwd=tmp_path)
     assert done.returncode == 1
     assert "A multirun trains with one process per job" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("+trainer.fast_dev_run=true", "A quick try of everything is trainer=debug"),
+        ("+trainer.max_steps=3", "Set trainer.max_epochs"),
+        ("+trainer.limit_val_batches=0", "must be more than 0"),
+    ],
+)
+def test_a_trainer_that_would_leave_nothing_to_score_is_refused_before_it_trains(train, setting, message):
+    with pytest.raises(BadInput, match=message):
+        train(setting)
 
 
 @pytest.mark.parametrize("interval", [0.5, 3, 1])

@@ -48,6 +48,12 @@ def state(folder):
     return json.loads((folder / "status.json").read_text())
 
 
+def test_the_run_lengths_of_a_large_mask_fit_into_a_cell(tmp_path):
+    rows = [{"image": "a", "runs": "1 2 " * 100_000}]  # Python's limit is 131,072 characters
+    runfolder.write_table(tmp_path / "t.csv", rows)
+    assert read_table(tmp_path / "t.csv") == rows
+
+
 def test_the_status_tells_how_a_run_goes_and_ended(tmp_path):
     with status(tmp_path, loss="dice"):
         assert state(tmp_path)["state"] == "running"

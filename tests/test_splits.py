@@ -49,6 +49,20 @@ def test_the_splits_are_alike_in_their_foreground():
         assert mine[mine > 0].mean() == pytest.approx(0.05, rel=0.12)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_foreground_that_is_too_rare_for_every_part_is_in_every_split_all_the_same(seed):
+    foreground = [0.0] * 48 + [0.1] * 4 + [0.0] * 48  # scikit-learn leaves its first part, which tests, without any
+    assert not np.array(foreground)[deal(np.array(names(100)), np.array(foreground), 5, seed) == 0].any()
+    chosen = np.array(split(foreground=foreground, seed=seed))
+    assert [bool(np.array(foreground)[chosen == name].any()) for name in SPLITS] == [True, True, True]
+    assert sizes(chosen.tolist()) == [64, 16, 20]
+
+
+def test_the_only_foreground_stays_in_training():
+    chosen = split(foreground=[0.0] * 20 + [0.1] + [0.0] * 20)
+    assert chosen[20] == "train"
+
+
 def test_groups_too_are_dealt_evenly_and_every_seed_deals_anew():
     random = np.random.default_rng(0)
     groups = np.repeat([f"video{index}" for index in range(30)], random.integers(5, 30, 30))

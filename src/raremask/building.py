@@ -157,6 +157,13 @@ def build(
         raise BadInput(f"monitor={cfg.monitor} needs a field of view, and this dataset has none. Use monitor=val/dice.")
     if data.empty_share() == 1:
         raise BadInput("no training mask has a foreground pixel: there is nothing to learn.")
+    if not _has_foreground(data, "val"):
+        raise BadInput(
+            "no validation mask has a foreground pixel: nothing can be chosen on it. Take another split.seed or fold, "
+            "or name images that have some in a table (dataset.pairs, split.file)."
+        )
+    if not _has_foreground(data, "test"):
+        warnings.warn("No test mask has a foreground pixel: its scores say nothing of the foreground.", stacklevel=2)
     found = fill_auto(cfg, data)
     if folder is not None and rank_zero_only.rank == 0:
         write_text(folder / SPLIT, splits.table(*zip(*data.placed(), strict=True)))
@@ -214,6 +221,10 @@ def fill_auto(cfg: DictConfig, data: ImageMaskData) -> dict[str, float]:
     return found
 
 
+def _has_foreground(data: ImageMaskData, split: str) -> bool:
+    return any(picture.foreground > 0 for picture in data.splits[split].pictures)
+
+
 def _losses(node: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
     """Every node at or below a `loss` that names what it makes, with its path."""
     for key in node:
@@ -240,6 +251,12 @@ def check_trainer(cfg: DictConfig) -> None:
         )
     if cfg.get("val_check_interval", 1.0) not in (None, 1.0) or isinstance(cfg.get("val_check_interval"), int):
         raise BadInput("trainer.val_check_interval must stay: an epoch is validated when it ends, and then saved.")
+    if cfg.get("fast_dev_run"):
+        raise BadInput("trainer.fast_dev_run keeps no checkpoint to score. A quick try of everything is trainer=debug.")
+    if cfg.get("max_steps", -1) != -1:
+        raise BadInput("trainer.max_steps would end within an epoch, unvalidated. Set trainer.max_epochs.")
+    if cfg.get("limit_val_batches") == 0:
+        raise BadInput("trainer.limit_val_batches must be more than 0: validation chooses the checkpoint.")
     precision = str(cfg.precision)  # 16 comes as a number
     if precision.endswith("-true") and precision != "32-true":
         raise BadInput(f"trainer.precision={precision}: weights stay in float32; take bf16-mixed, 16-mixed or 32-true.")

@@ -28,6 +28,7 @@ from raremask.runfolder import STATUS, read_status, slurm_job
 LEAKS = ("warn", "error", "ignore")
 VIEWS = ("none", "flips", "turns", "scales")  # of raremask.inference, which imports torch; a test compares them
 DEVICES = ("auto", "cpu", "cuda")
+GROUPS = ("dataset", "augment", "model", "loss", "optimizer", "scheduler", "callbacks", "trainer")  # a run has all
 NEEDED = ("best", "history", "last")  # callbacks that a run cannot do without
 OURS = "RAREMASK_PLAIN_ERRORS"  # in the environment: that HYDRA_FULL_ERROR is set by us, not by the user
 PALETTES = ("classic", "colour_blind")  # of raremask.figures, likewise
@@ -116,7 +117,7 @@ def plain_errors() -> Iterator[None]:
     os.environ[OURS] = "1"  # the processes of trainer=ddp inherit both, and are to know who asked
     try:
         yield
-    except (BadInput, HydraException, OmegaConfBaseException) as error:
+    except (ValueError, HydraException, OmegaConfBaseException) as error:  # BadInput is a ValueError
         message = explain(error)
         if message is None:
             raise
@@ -161,6 +162,11 @@ def explain(error: Exception) -> str | None:
             return (
                 f"{name}={choice} is not there.{_meant(choice, error.options, name)}\nChoices: {_list(error.options)}"
             )
+    if str(error).startswith("Config group override must be"):  # Hydra's, and it does not say of which group
+        return (
+            "A group takes the name of a choice; null and numbers are none. Leave the group away, or take its default "
+            "out with ~<group>."
+        )
     if isinstance(error, InstantiationException):
         if isinstance(causes[-1], ValueError | TypeError | ImportError):
             return f"{causes[-1]}\n({str(error).splitlines()[-1]}; HYDRA_FULL_ERROR=1 shows where)"
@@ -251,6 +257,8 @@ def _check(cfg: DictConfig) -> None:
             raise BadInput(f"{key}={value} must be a {'whole ' if kind is int else ''}number, {least} or more.")
     _check_selection(cfg.selection)
     _check_palette(cfg.figures)
+    if missing := [name for name in GROUPS if cfg.get(name) is None]:
+        raise BadInput(f"{missing[0]} cannot be left out: a run needs one. conf/{missing[0]} has the choices.")
     if missing := [name for name in NEEDED if name not in cfg.callbacks]:
         raise BadInput(f"callbacks.{missing[0]} cannot be left out: a run needs what it writes.")
     if cfg.leaks not in LEAKS:

@@ -69,7 +69,8 @@ class Predictor(nn.Module):
     def _viewed(self, images: Tensor) -> Tensor:
         total = torch.zeros((len(images), 1, *images.shape[-2:]), device=images.device)
         for scale in SCALES[self.views]:
-            scaled = images if scale == 1 else F.interpolate(images, scale_factor=scale, mode="bilinear")
+            size = [max(1, round(side * scale)) for side in images.shape[-2:]]  # not a factor, which cuts sides off
+            scaled = images if scale == 1 else F.interpolate(images, size=size, mode="bilinear")
             for there, back in VIEWS[self.views]:
                 probability = back(self._tiled(there(scaled)))
                 if scale != 1:

@@ -46,6 +46,20 @@ def write_receipt(folder: Path, seed: int, data: str, device: torch.device, **se
     write_text(file, json.dumps(facts, indent=2) + "\n")
 
 
+def check_same_data(folder: Path, data: str) -> None:
+    """Refuse to go on with a run whose images or masks have been changed: no receipt could say what it was made of.
+
+    Args:
+        folder: Of the run.
+        data: Of :func:`data_digest`, now.
+
+    Raises:
+        BadInput: If its receipt has another.
+    """
+    if (folder / RECEIPT).is_file() and read_receipt(folder)["data"] != data:
+        raise BadInput(f"{folder} was trained on other images or masks than are there now. Start a new run.")
+
+
 def read_receipt(folder: Path) -> dict[str, Any]:
     """Return the receipt of a run.
 

@@ -10,6 +10,8 @@ from raremask import BadInput
 
 #: Columns that hold names, even if they look like numbers.
 TEXT = ("image", "group", "split", "twin", "twin_group", "twin_split", "runs")
+csv.field_size_limit(2**31 - 1)  # run lengths of a large mask are longer than the 131,072 characters of before
+
 #: How a cell begins that a spreadsheet would compute, with any apostrophes of ours before it.
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 

@@ -27,7 +27,7 @@ from raremask.commandline import program
 from raremask.figures import Paint
 from raremask.interruption import Interrupted, Interruption
 from raremask.module import Segmenter
-from raremask.receipt import data_digest, write_receipt
+from raremask.receipt import check_same_data, data_digest, write_receipt
 from raremask.runfolder import DEFAULT, begun, claimed, read_status, status, summaries, write_text
 from raremask.scoring import (
     choose,
@@ -103,9 +103,12 @@ def _train(
     names = choices_of(folder) | {"seed": cfg.seed, "empty": cfg.empty}
     check_trainer(cfg.trainer)  # before images are read
     data, module = build(cfg, folder)
+    digest = data_digest([picture for _, picture in data.pictures()])
     if last is None:
         description.look_for_leaks(data, cfg.leaks, folder)
-    loggers = list(instantiate(cfg.logger).values())
+    else:
+        check_same_data(folder, digest)
+    loggers = list(instantiate(cfg.get("logger") or {}).values())
     callbacks = [*instantiate(cfg.callbacks).values(), interruption]
     if not loggers:  # without any it would refuse to train
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
@@ -117,7 +120,6 @@ def _train(
     for loss in (module.loss, *(callback.loss for callback in callbacks if isinstance(callback, LossSwitch))):
         warn_of_empty_masks(loss, data.empty_share())
     if trainer.is_global_zero:
-        digest = data_digest([picture for _, picture in data.pictures()])
         device, precise = trainer.strategy.root_device, bool(cfg.trainer.get("deterministic"))
         write_receipt(folder, cfg.seed, digest, device, precision=str(trainer.precision), deterministic=precise)
     auto = json.loads((folder / AUTO).read_text()) if (folder / AUTO).is_file() else {}

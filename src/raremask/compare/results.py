@@ -272,7 +272,7 @@ def warnings(runs: Sequence[Run], compared: Table) -> list[str]:
         found.append(f"{len(collapsed)} runs have collapsed: {_names(collapsed)}. {collapsed[0].collapsed}")
     if compared.dropped:
         found.append(f"{compared.dropped} test images are not in every run, and left out: the splits differ.")
-    elif len({(run.fold, run.split) for run in done}) > len({run.fold for run in done}):
+    elif len({frozenset((run.fold, run.split) for run in done if run.label == label) for label in compared.scores}) > 1:
         found.append("The runs have the same test images but were trained on different ones.")
     truths: dict[str, set[float]] = {}
     for run in done:

@@ -358,7 +358,7 @@ class ImageMaskData(LightningDataModule):
             collate_fn=collate,
             worker_init_fn=deaf_worker,
             persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             generator=torch.Generator(),  # its own, or making an iterator would move the global random state
         )
 

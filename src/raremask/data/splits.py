@@ -23,7 +23,8 @@ class Split:
 
     Without folds a fifth of the images tests and a fifth of the others validates. With folds each image tests in one
     fold and validates in the one before; where the dataset has a test split of its own, that stays, and each other
-    image validates in one fold. For repeated folds change the seed too: `split.fold=0,1,2,3,4 split.seed=0,1,2`.
+    image validates in one fold. For repeated folds change the seeds too: `split.fold=0,1,2,3,4 seed=0,1,2
+    'split.seed=${seed}'`.
 
     A group (sequence, patient) is never divided, and the splits are alike in the share of images without foreground
     and in the amount of foreground of the others.
@@ -125,7 +126,10 @@ class Split:
                 shown = some(sorted(set(groups[still])), 3)
                 raise BadInput(f"{needed} splits need {needed} groups or more to draw from; there is {shown}.")
             part = deal(groups[still], foreground[still], min(FIFTH, count), self.seed)
-            for index in still[part == 0]:
+            filled = np.bincount(part[foreground[still] > 0], minlength=part.max() + 1)
+            # foreground may be too rare for every part; then take one that has some, but never all of it
+            taken = filled.argmax() if filled[0] == 0 and filled.max() < filled.sum() else 0
+            for index in still[part == taken]:
                 chosen[index] = split
         return [split or "train" for split in chosen]
 

@@ -32,20 +32,18 @@ def detection_scores(prediction: np.ndarray, mask: np.ndarray, least: float = 0.
     """
     if not 0 < least <= 1:
         raise ValueError(f"least must be more than 0 and at most 1; got {least}")
-    window = around(union := prediction | mask)
+    window = around(prediction | mask)
     predicted, made = _labels(prediction[window])
     true, there = _labels(mask[window])
     if not (made and there):
         worth = float(made == there)
         return {"object_recall": worth, "object_precision": worth, "object_f1": worth}
-    seen = union[window]
-    shared = np.bincount(true[seen] * (made + 1) + predicted[seen], minlength=(there + 1) * (made + 1))
-    shared = shared.reshape(there + 1, made + 1)
-    areas_true, areas_predicted = shared.sum(axis=1)[1:], shared.sum(axis=0)[1:]
-    shared = shared[1:, 1:]
-    rows, columns = np.nonzero(shared)
-    overlap = shared[rows, columns] / (areas_true[rows] + areas_predicted[columns] - shared[rows, columns])
-    free_true, free_predicted, hits = np.ones(there, bool), np.ones(made, bool), 0
+    areas_true, areas_predicted = np.bincount(true.ravel()), np.bincount(predicted.ravel())
+    both = (mask & prediction)[window]
+    codes, shared = np.unique(true[both].astype(np.int64) * (made + 1) + predicted[both], return_counts=True)
+    rows, columns = np.divmod(codes, made + 1)
+    overlap = shared / (areas_true[rows] + areas_predicted[columns] - shared)
+    free_true, free_predicted, hits = np.ones(there + 1, bool), np.ones(made + 1, bool), 0
     for pair in np.argsort(-overlap, kind="stable"):
         if overlap[pair] < least:
             break
