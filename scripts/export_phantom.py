@@ -149,9 +149,9 @@ def export(arguments: list[str]) -> str:
     layout, kind, images, size = LAYOUTS[cfg.layout]
     kind, images = cfg.kind or kind, images if cfg.images is None else cfg.images
     size = size if cfg.size is None else cfg.size
-    most = FRAMES if cfg.layout == "cvc" else 10**6
-    if not isinstance(images, int) or not 4 <= images <= most:
-        raise BadInput(f"images must be a whole number from 4 to {most}; got {images!r}")
+    least, most = 10 if cfg.layout == "isic2018" else 4, FRAMES if cfg.layout == "cvc" else 10**6
+    if not isinstance(images, int) or not least <= images <= most:
+        raise BadInput(f"images must be a whole number from {least} to {most}; got {images!r}")
     if isinstance(size, (str, int, float)) or len(size) != 2 or not all(isinstance(side, int) for side in size):
         raise BadInput(f"size must be [height,width] in pixels; got {size!r}")
     size = tuple(size)

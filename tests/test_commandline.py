@@ -117,7 +117,7 @@ def test_a_value_that_a_class_refuses_is_one_message_too(tmp_path, arguments):
 def test_judging_the_command_line_imports_nothing_heavy():
     # this, not a stopwatch, is what keeps the answer within a second
     heavy = "{'torch', 'lightning', 'torchmetrics', 'albumentations', 'segmentation_models_pytorch', 'cv2'}"
-    code = f"import sys; import raremask.commandline; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys; import raremask.commands; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

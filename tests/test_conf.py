@@ -182,8 +182,30 @@ def test_an_experiment_is_a_lab_record(path: Path):
     assert "to be measured" not in text
 
 
-def test_the_thesis_settings_can_be_had(composed):
-    config = composed("model.base=64", "optimizer=sgd", "scheduler=plateau", "augment=thesis")
-    assert OmegaConf.to_container(config.optimizer)["lr"] == 0.1
-    assert list(config.augment.steps) == ["vertical_flip", "horizontal_flip", "scale_rotate", "elastic", "brightness"]
-    assert {step.p for step in config.augment.steps.values()} == {0.15}
+@pytest.mark.parametrize(
+    ("recipe", "size", "batch", "augment", "by"),
+    [
+        ("thesis_cvc", [288, 384], 2, "thesis", "image"),
+        ("thesis_drive", [512, 512], 2, "thesis", "group"),
+        ("thesis_isic", [384, 384], 4, "none", "group"),
+    ],
+)
+def test_the_thesis_recipes_are_as_it_states_them(composed, recipe, size, batch, augment, by):
+    config = composed(f"experiment={recipe}")
+    assert (config.dataset["size"], config.dataset.batch_size, config.split.by) == (size, batch, by)
+    assert (config.model.base, config.model.levels, config.model.norm, config.model.init) == (64, 4, "instance", "xavier")
+    optimizer = {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4}
+    assert optimizer.items() <= config.optimizer.items()
+    assert (config.scheduler.factor, config.scheduler.patience) == (0.1, 10)
+    assert (config.callbacks.early_stopping.patience, config.trainer.max_epochs, config.seed) == (20, 400, 42)
+    assert config.trainer.gradient_clip_val is None
+    assert config.augment == composed(f"augment={augment}").augment
+
+
+def test_the_thesis_augmentation_is_as_it_states_it(composed):
+    steps = composed("augment=thesis").augment.steps
+    assert list(steps) == ["vertical_flip", "horizontal_flip", "scale_rotate", "elastic", "brightness"]
+    assert {step.p for step in steps.values()} == {0.15}
+    assert (steps.elastic.alpha, steps.elastic.sigma) == (900, 11)
+    assert (steps.scale_rotate.scale, steps.scale_rotate.rotate) == ([0.85, 1.25], [-15, 15])
+    assert steps.brightness.brightness_limit == [-0.5, 1.0]

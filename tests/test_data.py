@@ -2,12 +2,14 @@ import itertools
 import shutil
 import warnings
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -16,7 +18,7 @@ from omegaconf import OmegaConf
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from conftest import ROOT, colour, saved, square
-from raremask import BadInput
+from raremask import BadInput, commandline  # noqa: F401  registers the resolvers
 from raremask.data.augment import Augment
 from raremask.data.course import Course
 from raremask.data.cvc import CVC, LAST_FRAMES, sequence
@@ -34,8 +36,15 @@ from raremask.runlengths import RunLengths
 SMALL = {"size": (32, 40), "channels": 3, "batch_size": 4}
 
 
-def augment(name: str) -> Augment:
-    return Augment(OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "augment" / f"{name}.yaml").steps))
+@cache
+def steps(name: str, size: tuple[int, int]) -> dict:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", [f"augment={name}", f"dataset.size=[{size[0]},{size[1]}]"])
+    return OmegaConf.to_container(config.augment.steps, resolve=True)
+
+
+def augment(name: str, size: tuple[int, int] = SMALL["size"]) -> Augment:
+    return Augment(steps(name, size))
 
 
 def phantom(**changes) -> Phantom:
@@ -97,7 +106,7 @@ def test_no_sequence_of_the_real_cvc_is_divided(real_data):
     assert sum(map(len, groups)) == len(set.union(*groups)) == 29
 
 
-def test_the_random_split_has_the_sizes_of_the_thesis_and_warns(real_data):
+def test_the_random_split_has_nearly_the_sizes_of_the_thesis_and_warns(real_data):
     data, messages = cvc(real_data("CVC-ClinicDB"), split=Split(by="image"))
     assert [len(pictures) for pictures in data.splits.values()] == [391, 98, 123]  # the thesis: 392, 98, 122
     assert "near-duplicate frames" in messages[0]
@@ -601,8 +610,9 @@ def same(first, second):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")  # on a machine with fewer cores
-def test_zero_and_four_workers_give_the_same_batches():
-    alone, helped = (phantom(augment=augment("thesis"), workers=workers) for workers in (0, 4))
+@pytest.mark.parametrize("name", ["thesis", "photo", "ultrasound"])
+def test_zero_and_four_workers_give_the_same_batches(name):
+    alone, helped = (phantom(augment=augment(name), workers=workers) for workers in (0, 4))
     assert same(batches(alone), batches(helped))
     assert same(batches(alone, epoch=3), batches(helped, epoch=3))
 
@@ -615,13 +625,13 @@ def test_epochs_and_seeds_change_order_and_augmentation():
     assert not same(first, batches(phantom(augment=augment("thesis"), seed=1)))
 
 
-@pytest.mark.parametrize("name", ["flips", "thesis", "turns"])
+@pytest.mark.parametrize("name", ["flips", "thesis", "turns", "photo", "patches"])
 def test_augmentation_moves_the_mask_with_the_image_and_keeps_it_binary(name):
     # an image that is its own mask stays its own mask, but for brightness and the blur of interpolation at the edges
-    mask = np.zeros((64, 64), np.uint8)
+    mask = np.zeros((300, 300) if name == "patches" else (64, 64), np.uint8)  # which cuts 256 pixels out
     cv2.circle(mask, (24, 30), 12, 1, -1)
     image = (mask * 200)[..., None]
-    chain, moved = augment(name), 0
+    chain, moved = augment(name, (64, 64)), 0
     for seed in range(60):
         new, where = chain(image, mask, seed)
         assert set(np.unique(where)) <= {0, 1}

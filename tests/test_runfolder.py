@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,7 +89,8 @@ def test_a_process_is_known_by_more_than_its_number(tmp_path, monkeypatch):
         assert alive(tmp_path)
         running = read_status(tmp_path)
     change(**(running | {"process_began": 1}))
-    assert not alive(tmp_path)  # the number was used again
+    if Path("/proc/self").exists():
+        assert not alive(tmp_path)  # the number was used again
     other = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     change(**(running | {"process": int(other.stdout)}))
     assert not alive(tmp_path)

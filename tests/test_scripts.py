@@ -93,6 +93,7 @@ def test_the_run_lengths_of_an_exported_nerve_say_the_same_as_its_masks(tmp_path
         (["layout=cvc", "image=3"], r"Key 'image' is not in struct. Did you mean images\? Settings: layout, out"),
         (["layout=cvc"], "Missing mandatory value: out"),
         (["layout=cvc", "out=x", "images=700"], "from 4 to 612; got 700"),
+        (["layout=isic2018", "out=x", "images=9"], "from 10 to 1000000; got 9"),
         (["layout=drive", "out=x", "images=0"], "whole number from 4 to 1000000; got 0"),
         (["layout=drive", "out=x", "images=abc"], "got 'abc'"),
         (["layout=drive", "out=x", "size=48"], r"size must be \[height,width\] in pixels; got 48"),

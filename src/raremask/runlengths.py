@@ -33,7 +33,8 @@ class RunLengths:
     empty: str = ""
 
     def __post_init__(self):
-        object.__setattr__(self, "empty", str(self.empty))  # -1 comes as a number from a command line
+        # from a command line -1 comes as a number and nothing as None
+        object.__setattr__(self, "empty", "" if self.empty is None else str(self.empty))
         if self.order not in ORDERS or self.start not in (0, 1):
             raise ValueError(
                 f"order must be {' or '.join(ORDERS)}, start 0 or 1; got {self.order!r} and {self.start!r}"

@@ -96,7 +96,7 @@ def decide(cfg: DictConfig, folder: Path) -> tuple[str, str]:
     """Say what is to be done with a job, `start`, `anew`, `resume` or `skip`, and why.
 
     Raises:
-        BadInput: If the folder holds a run of another config, or one that failed and is not to be tried again.
+        BadInput: If the folder holds a run of another config.
     """
     facts = read_status(folder)
     if not facts:

@@ -47,7 +47,7 @@ def space_around(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, di
     """Give every number of a config a range around it, on a logarithmic scale.
 
     Args:
-        config: Plain values; numbers that are more than 0 and not whole are taken. What is below 1 stays there: most
+        config: Plain values; numbers that are more than 0 and written with a point are taken. What is below 1 stays there: most
             such numbers are shares.
         path: Where they stand.
 

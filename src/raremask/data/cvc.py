@@ -28,7 +28,7 @@ class CVC(ImageMaskData):
     """CVC-ClinicDB in its official layouts, `Original/<n>.tif` or `PNG/Original/<n>.png` beside `Ground Truth`.
 
     Neighbouring frames are near-duplicates: the group of a frame is its sequence. The thesis and many papers drew
-    frames instead (`split.by=image`, 392 / 98 / 122).
+    frames instead, 392 / 98 / 122 (`split.by=image`: 391 / 98 / 123).
 
     Args:
         root: The archive's folder.
