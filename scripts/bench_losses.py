@@ -159,7 +159,10 @@ def main() -> None:
         "Lovász loss of segmentation-models-pytorch).",
         "",
         *(f"- {device}: {device_name(device)}; BCE takes {measured[device][0]:.2f} ms" for device in devices),
-        *(["- GPU: not in this run; six of the losses on an H200: [performance](performance.md#gpu-loss)"] * (len(devices) == 1)),
+        *(
+            ["- GPU: not in this run; six losses on an H200: [performance](performance.md#gpu-loss)"]
+            * (len(devices) == 1)
+        ),
         "",
         "BCE's own time moves: on one and the same machine PyTorch's log1p, and so BCE, has been seen to take 1 ms in",
         "some processes and 6 ms and more in others, and every ratio moves with it. The share of the plain form does",

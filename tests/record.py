@@ -12,7 +12,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 HEAD = """# What was tried, and what happened
 
 The tests write this page: each row is what a test did and saw. `make test` runs most of them; `pytest -m long` runs
-the long ones (sixteen more kills, 100,000 random inputs). Where a row quotes a message, it is the message, `...` for a folder.
+the long ones (sixteen more kills, 100,000 random inputs). Where a row quotes a message, it is the message, `...` for
+a folder.
 """
 SECTIONS = {
     "Killed and gone on with": """A run with two losses, dropout, augmentation, early stopping and a plateau is killed

@@ -47,8 +47,8 @@ def space_around(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, di
     """Give every number of a config a range around it, on a logarithmic scale.
 
     Args:
-        config: Plain values; numbers that are more than 0 and written with a point are taken. What is below 1 stays there: most
-            such numbers are shares.
+        config: Plain values; numbers that are more than 0 and written with a point are taken. What is below 1 stays
+            there: most such numbers are shares.
         path: Where they stand.
 
     >>> dict(space_around({"_target_": "Tversky", "alpha": 0.4, "terms": {"smooth": 1.0, "steps": 3}}, "loss"))

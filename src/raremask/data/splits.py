@@ -127,9 +127,7 @@ class Split:
                 raise BadInput(f"{needed} splits need {needed} groups or more to draw from; there is {shown}.")
             part = deal(groups[still], foreground[still], min(FIFTH, count), self.seed)
             filled = np.bincount(part[foreground[still] > 0], minlength=part.max() + 1)
-            # foreground may be too rare for every part; then take one that has some, but never all of it
-            taken = filled.argmax() if filled[0] == 0 and filled.max() < filled.sum() else 0
-            for index in still[part == taken]:
+            for index in still[part == _fair(filled)]:
                 chosen[index] = split
         return [split or "train" for split in chosen]
 
@@ -192,6 +190,12 @@ class Split:
                 f"split.file={self.file} does not fit the dataset. Images without a split: "
                 f"{some(missing, 3) or 'none'}; names without an image: {some(foreign, 3) or 'none'}."
             )
+
+
+def _fair(filled: np.ndarray) -> int:
+    """The part that is taken: the first that has foreground, but not all there is; rather one without than the only."""
+    total = filled.sum()
+    return max(range(len(filled)), key=lambda part: (0 < filled[part] < total, filled[part] < total, part == 0))
 
 
 def deal(groups: np.ndarray, foreground: np.ndarray, folds: int, seed: int) -> np.ndarray:
