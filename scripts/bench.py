@@ -176,7 +176,7 @@ def step(data_dir: Path) -> list[Row]:
     for name, epochs, steps, overrides in (
         ("phantom, defaults", 5, 20, ("dataset=phantom",)),
         ("CVC, defaults", 4, 8, ("dataset=cvc", "dataset.workers=0")),
-        ("CVC, thesis U-Net base 8, batch 2, thesis augmentation", 4, 30, THESIS),
+        ("CVC, thesis U-Net base 8, batch 2, thesis augmentation", 10, 30, THESIS),
     ):
         with scratch() as folder:
             limits = (
