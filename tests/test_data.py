@@ -4,6 +4,7 @@ import warnings
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -661,6 +662,15 @@ def test_a_misspelled_transform_or_argument_is_refused():
         Augment({"a": {"transform": "HorizontalFlipp"}})
     with pytest.raises(ValueError, match="probability"):
         Augment({"a": {"transform": "HorizontalFlip", "probability": 1.0}})
+
+
+def test_memory_is_pinned_for_a_training_on_a_gpu_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # that it is there is not enough
+    data, pinned = phantom(), []
+    for device in ("cpu", "cuda"):
+        data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)))
+        pinned.append(data.val_dataloader().pin_memory)
+    assert pinned == [False, True]
 
 
 def test_evaluation_is_neither_shuffled_nor_augmented():
