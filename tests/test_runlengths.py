@@ -56,6 +56,7 @@ def test_competitions_write_the_same_mask_differently():
     assert RunLengths(start=0, relative=True, empty="-1").write(mask) == "2 2 6 1"  # SIIM: 2 before, 6 between
     assert RunLengths(start=0, relative=True, empty="-1").write(np.zeros((3, 4), bool)) == "-1"
     assert RunLengths(empty=-1).write(np.zeros((3, 4), bool)) == "-1"  # as a command line gives it
+    assert RunLengths(empty=None).write(np.zeros((3, 4), bool)) == ""  # and nothing
     assert RunLengths(empty="-").read("-", (3, 4)).sum() == 0
     assert runs(mask).tolist() == [[2, 2], [10, 1]]
 

@@ -38,7 +38,7 @@ def detection_scores(prediction: np.ndarray, mask: np.ndarray, least: float = 0.
     if not (made and there):
         worth = float(made == there)
         return {"object_recall": worth, "object_precision": worth, "object_f1": worth}
-    areas_true, areas_predicted = np.bincount(true.ravel()), np.bincount(predicted.ravel())
+    areas_true, areas_predicted = np.bincount(true[mask[window]]), np.bincount(predicted[prediction[window]])
     both = (mask & prediction)[window]
     codes, shared = np.unique(true[both].astype(np.int64) * (made + 1) + predicted[both], return_counts=True)
     rows, columns = np.divmod(codes, made + 1)
