@@ -47,6 +47,7 @@ def answer(tmp_path, *arguments, script="train.py"):
         (["selection.largest=null"], "selection.largest=None must be true or false"),
         (["selection.holes=2"], "selection.holes=2 must be true or false"),
         (["+selection.area=[5]"], "selection.area is not a setting. Did you mean selection.areas"),
+        (["loss=dice("], "loss=dice( cannot be read"),
         (["experiment=null"], "A group takes the name of a choice"),
         (["dataset=2018"], "A group takes the name of a choice"),
         (["~scheduler"], "scheduler cannot be left out: a run needs one"),

@@ -17,7 +17,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -167,6 +173,8 @@ def explain(error: Exception) -> str | None:
             "A group takes the name of a choice; null and numbers are none. Leave the group away, or take its default "
             "out with ~<group>."
         )
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} cannot be read: {str(error).splitlines()[0]}. Put brackets and spaces into quotes."
     if isinstance(error, InstantiationException):
         if isinstance(causes[-1], ValueError | TypeError | ImportError):
             return f"{causes[-1]}\n({str(error).splitlines()[-1]}; HYDRA_FULL_ERROR=1 shows where)"
