@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -84,6 +86,19 @@ def test_scores_are_drawn_whether_masks_are_empty_or_not(foreground):
     dice = np.array([np.nan, 0.5])
     figure = scores(np.zeros(1000), 0.5, "iou", np.array(foreground), dice, (np.full(15, np.nan),) * 2)
     figure.canvas.draw()  # nothing here may warn
+
+
+@pytest.mark.parametrize("span", [1, 1.5, 4, 20, 50, 150, 500, 5000])
+def test_the_labels_of_a_logarithmic_axis_do_not_touch_and_say_more_than_one_number(span):
+    foreground, dice = np.array([0.15 / span, 0.15]), np.array([0.5, 0.6])
+    figure = scores(np.zeros(1000), 0.5, "dice", foreground, dice, (np.full(15, np.nan),) * 2)
+    figure.canvas.draw()
+    axis = figure.axes[1]
+    low, high = axis.get_xlim()
+    shown = [label for label in axis.get_xticklabels() if low <= label.get_position()[0] <= high]
+    boxes = [label.get_window_extent() for label in shown]
+    assert len(shown) > 1 or span < 2
+    assert all(one.x1 + 2 < other.x0 for one, other in itertools.pairwise(boxes)), [label.get_text() for label in shown]
 
 
 def test_the_curves_leave_out_what_was_not_logged_and_mark_the_switch():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -176,15 +177,13 @@ def scores(
     some = foreground > 0
     if some.any():
         size.scatter(foreground[some], dice[some], s=14, color="#4477aa", alpha=0.7)
-        size.set_xscale("log")
-        size.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        size.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
-        size.xaxis.set_minor_formatter(NullFormatter())
     if not some.all():
         least = foreground[some].min() if some.any() else 1.0
         size.scatter(
             np.full((~some).sum(), least / 3), dice[~some], s=14, color="#cc3311", alpha=0.5, label="empty mask"
         )
+    if some.any():
+        logarithmic(size, shares=True)
     size.set(title="Test images", xlabel="share of foreground", ylabel="Dice", ylim=(-0.02, 1.02))
     honest.plot([0, 1], [0, 1], color="gray", linestyle=":", label="as it should be")
     said, there = (values[np.isfinite(reliability[0])] for values in reliability)
@@ -195,6 +194,22 @@ def scores(
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
     return figure
+
+
+def logarithmic(axis: Axes, *, shares: bool) -> None:
+    """Make the scale of x, on which everything is drawn already, logarithmic; its labels do not touch.
+
+    Args:
+        axis: 7 cm wide or more.
+        shares: Whether numbers are shares, written in percent.
+    """
+    axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    steps = (1, 2, 5) if high < 30 * low else (1, 3) if high < 300 * low else (1,)
+    axis.xaxis.set_major_locator(LogLocator(subs=steps))
+    unit = (lambda value, _: f"{100 * value:g} %") if shares else (lambda value, _: f"{value:g}")
+    axis.xaxis.set_major_formatter(FuncFormatter(unit))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def twins(found: Sequence[Twins], titles: Sequence[str], images: Sequence[np.ndarray], most: int = 8) -> Figure:

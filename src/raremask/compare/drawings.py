@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from raremask.compare.statistics import Estimate, Pair
+from raremask.figures import logarithmic
 
 #: Paul Tol's bright colours and two more: they differ for colour-blind eyes too, in this order.
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777", "#ee8866", "#004488", "#bbcc33")
@@ -134,11 +134,7 @@ def against(scores: Mapping[str, np.ndarray], panels: Sequence[tuple[str, np.nda
             axis.plot(
                 middle, [np.nanmean(mean[bins == part]) for part in used], label=fill(label, WIDE), linewidth=2, **look
             )
-        axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        unit = (lambda value, _: f"{100 * value:g} %") if shares else (lambda value, _: f"{value:g}")
-        axis.xaxis.set_major_formatter(FuncFormatter(unit))
-        axis.xaxis.set_minor_formatter(NullFormatter())
+        logarithmic(axis, shares=shares)
         axis.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=8)
     return figure
