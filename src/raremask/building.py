@@ -252,7 +252,10 @@ def check_trainer(cfg: DictConfig) -> None:
     if cfg.get("val_check_interval", 1.0) not in (None, 1.0) or isinstance(cfg.get("val_check_interval"), int):
         raise BadInput("trainer.val_check_interval must stay: an epoch is validated when it ends, and then saved.")
     if cfg.get("fast_dev_run"):
-        raise BadInput("trainer.fast_dev_run keeps no checkpoint to score. A quick try of everything is trainer=debug.")
+        raise BadInput(
+            "trainer.fast_dev_run keeps no checkpoint to score. A quick try of everything is trainer=debug; of a "
+            "recipe, trainer=debug trainer.max_epochs=1."
+        )
     if cfg.get("max_steps", -1) != -1:
         raise BadInput("trainer.max_steps would end within an epoch, unvalidated. Set trainer.max_epochs.")
     if cfg.get("limit_val_batches") == 0:
