@@ -13,7 +13,11 @@ from raremask.losses.boundary import Surface
 from raremask.losses.compound import Sum
 from raremask.losses.overlap import Dice
 
-ALONE = SimpleNamespace(strategy=SimpleNamespace(reduce_boolean_decision=bool))  # a trainer with one process
+#: A trainer with one process, whose network has shown nothing up to a Dice of .05.
+ALONE = SimpleNamespace(
+    strategy=SimpleNamespace(reduce_boolean_decision=bool),
+    lightning_module=SimpleNamespace(least=0.05),
+)
 
 
 def remembering(folder, score=0.8):
@@ -34,6 +38,16 @@ def test_the_best_of_a_run_is_remembered_when_its_folder_has_been_moved(tmp_path
     assert moved.best_model_score == pytest.approx(0.8)
     assert not moved.check_monitor_top_k(ALONE, torch.tensor(0.7))
     assert moved.check_monitor_top_k(ALONE, torch.tensor(0.9))
+
+
+@pytest.mark.parametrize(
+    ("so_far", "score", "taken"),
+    [(0.04, 0.0, True), (0.04, 0.03, True), (0.05, 0.0, True), (0.06, 0.05, False), (0.04, float("nan"), False)],
+)
+def test_until_a_network_sees_anything_its_latest_state_is_the_best(tmp_path, so_far, score, taken):
+    callback = RunCheckpoint(str(tmp_path), "best", "val/dice")
+    callback.load_state_dict(remembering(tmp_path, so_far))
+    assert callback.check_monitor_top_k(ALONE, torch.tensor(score)) is taken
 
 
 def test_a_restarted_stage_takes_any_score_and_leaves_the_file_of_the_first(tmp_path):

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -48,6 +49,8 @@ def answer(tmp_path, *arguments, script="train.py"):
         (["selection.holes=2"], "selection.holes=2 must be true or false"),
         (["+selection.area=[5]"], "selection.area is not a setting. Did you mean selection.areas"),
         (["loss=dice("], "loss=dice( cannot be read"),
+        (["dataset=folder", "dataset.images=données"], "two kinds of quotes: 'dataset.images=\"données\"'"),
+        (["dataset=folder", "dataset.images=~/nowhere"], f"There is no folder {Path.home()}/nowhere"),
         (["experiment=null"], "A group takes the name of a choice"),
         (["dataset=2018"], "A group takes the name of a choice"),
         (["~scheduler"], "scheduler cannot be left out: a run needs one"),

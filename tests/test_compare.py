@@ -267,6 +267,38 @@ def test_what_a_reviewer_would_object_to_is_said(sweep, spoil, said):
     assert said in objections(folder)
 
 
+def configured(run, **groups):
+    config = run / ".hydra" / "config.yaml"
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | groups))
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ({"optimizer": {"lr": 0.1}}, "more than their names say: optimizer.lr is 0.1 or nothing."),
+        ({"trainer": {"max_epochs": 5, "gradient_clip_val": 1.0}}, "trainer.gradient_clip_val is 1.0 or nothing."),
+        ({"trainer": {"max_epochs": 5, "accelerator": "gpu", "devices": 2}}, ""),
+        ({"loss": {"smooth": 3.0}}, ""),  # of another loss
+    ],
+)
+def test_what_differs_without_being_said_is_said(sweep, groups, said):
+    folder = sweep()
+    for seed in range(3):
+        configured(folder / f"dynamit_{seed}_None", **groups)
+    assert said in objections(folder)
+    assert bool(said) == bool(objections(folder))
+
+
+def test_a_setting_of_the_trainer_that_was_typed_makes_a_label(sweep):
+    folder = sweep()
+    for run in folder.iterdir():
+        (run / ".hydra" / "overrides.yaml").write_text("[trainer=cpu, trainer.max_epochs=5]")
+    for seed in range(3):
+        (folder / f"dynamit_{seed}_None" / ".hydra" / "overrides.yaml").write_text("[trainer.gradient_clip_val=0.5]")
+    labels = {run.label for run in results.labelled([results.read(path) for path in results.find([folder])])}
+    assert labels == {"bce_dice", "dice", "dynamit trainer.gradient_clip_val=0.5"}
+
+
 def test_few_seeds_few_groups_other_masks_and_collapse_are_said(sweep):
     folder = sweep(seeds=(0, 1), groups=3)
     one_run(folder / "bce", "bce", 0.02, seed=0, groups=3, shift=7)
@@ -349,7 +381,8 @@ def test_a_verdict_needs_the_corrected_tests_and_more_than_one_seed():
     assert verdict(pair(0.1, 0.05, 0.15, 0.01, seeds=1), 0.01).endswith("one seed shows nothing about a loss")
     assert verdict(pair(0.1, -0.01, 0.21, 0.2), 0.01).endswith("these images and seeds could have shown 0.050")
     assert verdict(pair(0.0, -0.005, 0.005, 1.0), 0.01) == "equivalent within 0.01"
-    assert verdict(pair(0.1, -np.inf, np.inf, 1.0, np.inf), 0.01) == "not told apart; one group alone shows nothing"
+    few = "not told apart; nothing can be by so few groups (patients, sequences)"
+    assert verdict(pair(0.1, -np.inf, np.inf, 1.0, np.inf), 0.01) == few
     assert span(Estimate(0.5, -np.inf, np.inf, np.inf, 0)) == "0.500 (no interval: a single group)"
 
 

@@ -24,7 +24,7 @@ from raremask.data.augment import Augment
 from raremask.data.course import Course
 from raremask.data.cvc import CVC, LAST_FRAMES, sequence
 from raremask.data.drive import DRIVE
-from raremask.data.fitting import letterbox
+from raremask.data.fitting import fit, letterbox
 from raremask.data.folder import Folder
 from raremask.data.isic2018 import ISIC2018
 from raremask.data.nerve import Nerve
@@ -420,6 +420,8 @@ def test_a_group_of_a_table_is_never_divided(tmp_path):
     [
         ("picture,mask\n", "columns must be image, mask and perhaps group, split; got picture, mask"),
         ("image,mask\n" + rows_of("") + "images/x.jpg,\n", "line 3 needs an image and a mask"),
+        ("image,mask,mask\n" + rows_of(",a"), "a column stands there twice; got image, mask, mask"),
+        ("image,mask\n" + rows_of(",a"), "line 2: cells 3, columns 2. A comma in a cell needs quotes"),
         ("image,mask\n" + rows_of("") * 2, "line 3: images/scan 0.jpg stands there twice"),
         ("image,mask,split\n" + rows_of(",train", ",valid"), "split must be train, val, test or empty; got valid"),
         ("image,mask,group,split\n" + rows_of(",a,train", ",b,val", ",a,test"), "group a is in train and in test"),
@@ -468,7 +470,7 @@ def test_a_table_cut_off_or_with_one_image_under_two_names_is_refused(tmp_path):
     root = own_folder(tmp_path)
     line = "images/scan 0.jpg,masks/scan 0_mask.png\n"
     for text, message in (
-        ("image,mask\n" + line + "images/scan 1.jpg\n", "line 3 has not a cell for each column; was the file cut off"),
+        ("image,mask\n" + line + "images/scan 1.jpg\n", "line 3: cells 1, columns 2; was the file cut off"),
         ("image,mask\n", "has no line below the names of its columns"),
         ("image,mask\n" + line + "./" + line, r"line 3: ./images/scan 0.jpg stands there twice"),
     ):
@@ -486,6 +488,56 @@ def test_a_table_of_a_spreadsheet_is_read_and_may_fix_some_splits_only(tmp_path)
     assert names(data)["test"] == ["scan 0", "scan 1"]  # called as two folders would call them
     assert [len(found) for found in names(data).values()] == [3, 1, 2]
     assert data.split.words == "test as the dataset fixes it; train, val drawn by group with seed 0"
+
+
+def test_spaces_around_cells_are_no_part_of_them(tmp_path):
+    """Or one patient would be three, and in training and test."""
+    text = "image, mask, group\n" + rows_of(",a", ", a", ",a ", ",b", ",b ", ",c").replace(",masks", " , masks")
+    data = own(tmp_path, pairs=pairs_table(tmp_path, text))
+    assert {p.group for split in data.splits.values() for p in split.pictures} == {"a", "b", "c"}
+
+
+def test_a_table_as_pandas_and_spreadsheets_leave_it_is_read(tmp_path):
+    rows = rows_of(*[""] * 6).splitlines()
+    indexed = ",image,mask\n" + "".join(f"{index},{row}\n" for index, row in enumerate(rows))
+    padded = "image,mask,\n" + "".join(f"{row},\n" for row in rows) + ",,\n"
+    for text in (indexed, padded):
+        data = own(tmp_path, pairs=pairs_table(tmp_path, text))
+        assert sum(len(split) for split in data.splits.values()) == 6
+
+
+def test_an_accent_may_be_written_in_two_ways(tmp_path):
+    for index in range(4):
+        saved(tmp_path / "images" / f"e\N{COMBINING ACUTE ACCENT}{index}.png", colour())
+        saved(tmp_path / "masks" / f"\N{LATIN SMALL LETTER E WITH ACUTE}{index}_mask.png", square())
+    assert sum(len(split) for split in own(tmp_path).splits.values()) == 4
+
+
+def test_what_a_mac_leaves_beside_files_is_passed_over(tmp_path):
+    root = nerve_folder(tmp_path, as_files=False)
+    for name in ("._1_1.tif", "._1_1_mask.tif"):
+        (root / "train" / name).write_bytes(b"\0\5\26\7")
+    assert sum(len(split) for split in nerve(root).splits.values()) == 10
+    (root / "Original").mkdir(), (root / "PNG" / "Original").mkdir(parents=True)
+    (root / "PNG" / "Original" / "._1.png").touch()
+    saved(root / "Original" / "1.tif", colour())
+    with pytest.warns(UserWarning, match="has 1 images"):
+        assert [record.name for record in CVC(root=str(root), **SMALL).records()] == ["1"]
+
+
+@pytest.mark.parametrize("size", [(512, 512), (256, 256), (300, 200), (40, 512)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_lines_of_a_pixel_do_not_vanish_where_one_side_shrinks_and_the_other_grows(size, turned):
+    image = np.zeros((40, 1000, 1), np.uint8)
+    image[:, ::50] = 240
+    if turned:
+        image, size = image.swapaxes(0, 1), size[::-1]
+    small, _ = fit(image, size, "stretch")
+    profile = small[..., 0].astype(float).mean(axis=1 if turned else 0)
+    scale = len(profile) / 1000
+    for place in range(0, 1000, 50):
+        near = profile[max(0, int(place * scale) - 2) : int(place * scale) + 3]
+        assert near.sum() == pytest.approx(240 * scale, rel=0.1)
 
 
 def test_a_table_with_everything_in_quotes_is_read(tmp_path):

@@ -3,10 +3,11 @@ import warnings
 import zlib
 
 import cv2
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 
 from conftest import colour, saved, square
 from raremask import BadInput
@@ -131,6 +132,16 @@ def test_the_orientation_of_the_camera_is_applied(tmp_path):
     assert np.array_equal(read_mask(tmp_path / "turned.jpg"), np.rot90(square(), 3) > 0)
 
 
+@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_every_orientation_is_that_of_pillow(tmp_path, number, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = number
+    Image.fromarray(colour()).save(tmp_path / f"turned{suffix}", exif=exif)
+    with Image.open(tmp_path / f"turned{suffix}") as image:
+        assert np.array_equal(read_image(tmp_path / f"turned{suffix}", 3), ImageOps.exif_transpose(image))
+
+
 # --- masks of several classes, and with soft edges --------------------------------------------------------------------
 
 
@@ -228,6 +239,44 @@ def test_tiffs_are_read_as_they_are_meant(tmp_path):
     tifffile.imwrite(tmp_path / "palette.tif", square(value=1), photometric="palette", colormap=colours)
     assert read_image(tmp_path / "palette.tif", 3)[5, 6].tolist() == [255, 0, 0]
     assert read_mask(tmp_path / "palette.tif").sum() == 80
+
+
+def test_a_tiff_of_other_colours_or_of_several_pictures_is_refused(tmp_path):
+    Image.fromarray(colour()).convert("CMYK").save(tmp_path / "print.tif")
+    with pytest.raises(BadInput, match=r"print.tif: its colours are SEPARATED; save it as gray or RGB"):
+        read_image(tmp_path / "print.tif", 3)
+    with tifffile.TiffWriter(tmp_path / "stack.tif") as file:
+        for _ in range(3):
+            file.write(square())
+    with pytest.raises(BadInput, match=r"stack.tif: holds 3 pictures; save each as a file of its own"):
+        read_image(tmp_path / "stack.tif", 1)
+    Image.fromarray(colour()).save(tmp_path / "small.tif", compression="jpeg", quality=95)  # which is YCbCr inside
+    assert np.abs(read_image(tmp_path / "small.tif", 3).astype(int) - colour()).mean() < 20
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_white_is_nothing_within_the_bits_that_are_in_use(tmp_path, bits):
+    values = np.array([[0, 2 ** (bits - 1), 2**bits - 1]], np.uint16)
+    tifffile.imwrite(tmp_path / "white.tif", values, photometric="miniswhite")
+    assert read_image(tmp_path / "white.tif", 1, bits)[..., 0].tolist() == [[255, 127, 0]]
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_sixteen_bits_of_colour_are_read_whole(tmp_path, channels):
+    pixels = np.full((24, 30, channels), 4095, np.uint16)
+    pixels[0] = 16
+    (tmp_path / "deep.png").write_bytes(imagecodecs.png_encode(pixels))
+    peaks = []
+    image = read_image(tmp_path / "deep.png", 3, bits=12, peaks=peaks)
+    assert peaks == [4095]
+    assert np.unique(image[0]).tolist() == [1]
+    assert np.unique(image[1:]).tolist() == [255]
+
+
+def test_labels_of_sixteen_bits_of_colour_are_labels_too(tmp_path):
+    mask = np.repeat((square() > 0).astype(np.uint16)[..., None], 3, axis=2)
+    (tmp_path / "deep.png").write_bytes(imagecodecs.png_encode(mask))
+    assert read_mask(tmp_path / "deep.png").sum() == 80
 
 
 def deep(root, highest):

@@ -415,6 +415,20 @@ def test_evaluate_names_the_checkpoints_that_there_are(run, command):
     assert (folder / "per_image_val_last.csv").is_file()
 
 
+def test_for_another_checkpoint_threshold_and_mending_are_chosen_anew(train, command, capsys):
+    folder = train("trainer.max_epochs=1")
+    weights = checkpoint(folder, "last")
+    weights["state_dict"]["net.head.bias"][:] = 50  # everything, whatever the threshold, but for what is smaller
+    torch.save(weights, folder / "checkpoints" / "last.ckpt")
+    before = (folder / "selection.json").read_text()
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match=r"masks of images with foreground are white"):
+        command("evaluate.py", f"run={folder}", "checkpoint=last", "split=val")
+    assert "Chosen on validation for last.ckpt: threshold 0.5" in capsys.readouterr().out
+    assert (folder / "selection.json").read_text() == before
+    assert (read_counts(folder / "per_image_val_last.csv")[""][:, 2:] == 0).all()  # nothing is left out
+
+
 def test_a_folder_that_holds_a_run_is_not_written_over(run, command):
     folder, _ = run
     before = (folder / ".hydra" / "config.yaml").read_text()
@@ -446,6 +460,15 @@ def test_a_network_learns_phantoms_far_beyond_painting_nothing_or_everything(tra
     everything = summary(baselines(counts)["all foreground"])["dice"]
     assert everything < 0.15
     assert summary(counts)["dice"] > 0.5
+
+
+def test_of_a_network_that_sees_nothing_yet_the_last_epoch_is_kept(train, capsys):
+    """At first it paints noise, which is worth more than what comes next."""
+    folder = train("optimizer.lr=0", "trainer.max_epochs=3")
+    assert checkpoint(folder, "best")["epoch"] == 2
+    said = capsys.readouterr().out
+    assert said.count("(nothing seen yet)") == 3
+    assert "val/dice never rose above" in said
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(train):
@@ -630,8 +653,9 @@ def test_two_stages_restart_patience_and_keep_the_best_of_each(train):
     rows = read_table(folder / "metrics.csv")
     # stage 1 is carried to the switch at epoch 3; from there the patience of 2 starts anew: 3 is best, 4 and 5 are not
     assert [row["optim/stage"] for row in rows] == [1, 1, 1, 2, 2, 2]
-    assert [checkpoint(folder, f"best_stage{stage}")["epoch"] for stage in (1, 2)] == [0, 3]
-    assert checkpoint(folder, "best")["epoch"] == 0
+    # but none of them shows that the network sees anything, so the last one is kept
+    assert [checkpoint(folder, f"best_stage{stage}")["epoch"] for stage in (1, 2)] == [2, 5]
+    assert checkpoint(folder, "best")["epoch"] == 5
     assert "train/loss/dice" in rows[3]
     assert "train/loss/dice" not in rows[2]
     assert events(folder).Scalars("optim/stage")[-1].value == 2
@@ -705,8 +729,10 @@ def test_a_setting_that_is_none_does_not_spoil_the_run_that_it_was_typed_for(run
     folder = tmp_path / "run"
     shutil.copytree(run[0], folder)
     before = (folder / ".hydra" / "config.yaml").read_text()
-    with pytest.raises(InstantiationException, match="max_epoch"):
+    with pytest.raises(BadInput, match=r"trainer.max_epoch=7: a resumed run keeps its config"):
         command("train.py", f"resume={folder}", "+trainer.max_epoch=7")
+    with pytest.raises(InstantiationException, match="devices"):
+        command("train.py", f"resume={folder}", "trainer.devices=none")
     assert (folder / ".hydra" / "config.yaml").read_text() == before
     with claimed(folder):
         done = python(str(ROOT / "src" / "train.py"), f"resume={folder}", "trainer.max_epochs=7")
@@ -727,7 +753,7 @@ def test_a_damaged_best_checkpoint_does_not_lose_the_training(run, command, tmp_
 
 def test_a_resumed_run_is_not_another(run, command):
     folder, _ = run
-    with pytest.raises(BadInput, match=r"only trainer.<setting>=<value> may change"):
+    with pytest.raises(BadInput, match=r"only trainer.max_epochs may change, and where it runs"):
         command("train.py", f"resume={folder}", "seed=3")
 
 

@@ -144,6 +144,16 @@ def test_no_difference_within_a_margin_is_equivalence_and_not_merely_no_proof():
     assert not pair.equivalent(0.0001)
 
 
+def test_what_so_few_groups_can_never_show_could_not_have_been_shown():
+    random, groups = np.random.default_rng(0), np.arange(6).repeat(5)
+    scores = {name: random.normal(0.5 + 0.3 * (name == "a"), 0.01, (3, 30)) for name in "abcdefgh"}
+    pair = pairs(scores, groups, drawn(groups))["a", "b"]
+    assert pair.difference.low > 0.25
+    assert not pair.told_apart
+    assert pair.detectable == np.inf
+    assert pairs({name: scores[name] for name in "ab"}, groups, drawn(groups))["a", "b"].told_apart
+
+
 @pytest.mark.parametrize("number", [1, 28])
 def test_what_could_have_been_shown_is_shown_four_times_of_five(number):
     _, groups = two_losses(0.0)

@@ -51,12 +51,18 @@ def job(tmp_path):
         ({"state": "failed", "reason": "no"}, True, ("skip", "has failed before (no); retry=true tries again")),
         ({"state": "interrupted"}, True, ("resume", "goes on from its last checkpoint")),
         ({"state": "interrupted"}, False, ("anew", "starts anew: no epoch had ended")),
-        ({"state": "running", "host": "other", "process": 1}, True, ("skip", "is being trained by process 1 on other")),
     ],
     ids=lambda value: str(value.get("state", "nothing")) if isinstance(value, dict) else "",
 )
 def test_a_job_does_what_is_left_to_do(job, facts, last, expected):
     assert decide(CONFIG, job(last, **facts)) == expected
+
+
+def test_a_job_on_another_machine_is_left_alone_and_the_way_on_is_said(job):
+    what, why = decide(CONFIG, job(True, state="running", host="other", process=1))
+    assert what == "skip"
+    assert why.startswith("is being trained by process 1 on other; if it was killed there, go on with ")
+    assert "resume=" in why
 
 
 def test_a_failed_job_is_tried_again_when_asked(job):
@@ -123,6 +129,18 @@ def test_a_sweep_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path)
         assert one.name == other.name
         assert (one / "per_image_test.csv").read_text() == (other / "per_image_test.csv").read_text()
     assert len(list(broken.glob("**/again_*"))) == 1  # of the job that went on; none of the one that was skipped
+
+
+def test_a_sweep_that_leaves_a_job_to_another_process_says_so_and_is_not_done(tmp_path):
+    settings = ("seed=0,1", "trainer.max_epochs=1")
+    assert sweep(tmp_path, *settings).returncode == 0
+    first = folders(tmp_path)[0]
+    status = read_status(first) | {"state": "running", "host": "a-pod-that-is-gone", "process": 1}
+    (first / "status.json").write_text(json.dumps(status))
+    done = sweep(tmp_path, *settings)
+    assert done.returncode == 75
+    assert "1 done, 1 running" in done.stdout
+    assert "it shows within 30 minutes; then the same command with sweep=s goes on" in done.stdout
 
 
 def test_a_failing_job_is_told_at_once_and_does_not_stop_the_others(tmp_path):

@@ -141,6 +141,8 @@ def test_a_setting_that_is_none_is_refused(command, tmp_path):
     space = json.dumps({"optimizer.rate": {"low": 1, "high": 2}}).replace('"', "")
     with pytest.raises(BadInput, match=r"space: optimizer.rate is not a setting of this run"):
         command("tune.py", *TINY, f"space={space}", f"folder={tmp_path}")
+    with pytest.raises(BadInput, match=r"A search trains in one process, .*: leave trainer=ddp away"):
+        command("tune.py", *TINY, "trainer=ddp", f"folder={tmp_path}")
     with pytest.raises(BadInput, match=r"space: loss is not a setting of this run, of which a search could change the"):
         command("tune.py", *TINY, "space={loss:[dice,bce]}", f"folder={tmp_path}")
     with pytest.raises(BadInput, match=r"augment.steps.horizontal_flip.* was left out, and the recipe of a search"):

@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, the last one kept with the one before it, read without pickle."""
 
 import io
+import math
 import pickle
 import warnings
 import zipfile
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -93,6 +95,10 @@ class RunCheckpoint(ModelCheckpoint):
     Lightning forgets the best score of a run whose folder has been moved, and would then write over the best
     checkpoint with the next one. This one remembers.
 
+    The noise that an untrained network paints scores better than the nothing that it paints next, at a threshold of
+    0.5, when it begins to learn rare foreground. So until a score shows that the network sees anything (see
+    :func:`raremask.metrics.overlap.least`), the latest checkpoint is kept.
+
     Args:
         dirpath: Folder of the checkpoints.
         filename: Name without `.ckpt`; `{optim/stage:.0f}` stands for the stage.
@@ -109,6 +115,12 @@ class RunCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
             save_on_train_epoch_end=True,  # never in the middle of an epoch: a run goes on from where one ended
         )
+
+    def check_monitor_top_k(self, trainer: Trainer, current: torch.Tensor | None = None) -> bool:
+        """Whether the checkpoint with this score takes the place of the best so far."""
+        best, least = self.best_model_score, getattr(trainer.lightning_module, "least", -math.inf)
+        untrained = best is not None and current is not None and best <= least and not current.isnan()
+        return bool(untrained) or super().check_monitor_top_k(trainer, current)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the best so far, wherever the run's folder lies now."""

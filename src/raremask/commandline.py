@@ -107,6 +107,15 @@ def program(command: str) -> str:
     return f"python src/{command}.py" if Path(sys.argv[0]).suffix == ".py" else f"raremask-{command}"
 
 
+def at_home(argument: str) -> str:
+    """Write out the `~` of a path, which shells do in a word of its own, but not in `dataset.images=~/polyps`.
+
+    >>> at_home("dataset.images=~/polyps") == f"dataset.images={Path.home()}/polyps"
+    True
+    """
+    return re.sub(r"(?<=[=,\[])~(?=/)", lambda _: str(Path.home()), argument)
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Print what the user can mend as one message and exit with 2, a fault of the machine likewise with 1.
@@ -174,7 +183,11 @@ def explain(error: Exception) -> str | None:
             "out with ~<group>."
         )
     if isinstance(error, OverrideParseException):
-        return f"{error.override} cannot be read: {str(error).splitlines()[0]}. Put brackets and spaces into quotes."
+        key, _, value = str(error.override).partition("=")
+        return (
+            f"{error.override} cannot be read: {str(error).splitlines()[0]}. Where there are brackets, "
+            f"spaces or letters beyond a to z, it takes two kinds of quotes: '{key}=\"{value}\"'; a list takes one."
+        )
     if isinstance(error, InstantiationException):
         if isinstance(causes[-1], ValueError | TypeError | ImportError):
             return f"{causes[-1]}\n({str(error).splitlines()[-1]}; HYDRA_FULL_ERROR=1 shows where)"

@@ -35,6 +35,7 @@ def command(name: str, around: Callable[[], AbstractContextManager] = nullcontex
 
         @wraps(function)
         def call() -> None:
+            sys.argv[1:] = map(commandline.at_home, sys.argv[1:])
             with commandline.plain_errors(), around():
                 composed()
 

@@ -20,7 +20,7 @@ from raremask.inference import Predictor
 from raremask.metrics.overlap import score
 from raremask.module import Segmenter
 from raremask.runfolder import BEST, beside_baselines, format_scores, largest_change, summaries
-from raremask.scoring import Judged, judge, looks_at_test, use_test, write_split
+from raremask.scoring import Judged, choose, judge, looks_at_test, use_test, write_split
 from raremask.selection import Selection, together
 
 SAME = 1e-6  # scores that differ by less are the same
@@ -86,6 +86,21 @@ def same_images(runs: Sequence[Finished], split: str) -> None:
                 "images (and their masks) in common; an image that one is tested on, another may have learnt. Compare "
                 "runs of one split."
             )
+
+
+def choose_again(trainer: pl.Trainer, run: Finished, checkpoint: str, candidates: Mapping[str, Any]) -> Finished:
+    """Choose on validation for the network that a run now has, and return it so.
+
+    Args:
+        trainer: Runs the loop.
+        run: With the weights of this checkpoint.
+        checkpoint: Which it is.
+        candidates: What may be chosen: `selection` of the run's config.
+    """
+    choice = choose(trainer, run.data, run.module, **{key: value for key, value in candidates.items() if key != "tile"})
+    if trainer.is_global_zero:
+        print(f"\n{run.folder}\nChosen on validation for {checkpoint}.ckpt: {choice.selection.words()}")
+    return replace(run, selection=choice.selection)
 
 
 def score_again(

@@ -1,7 +1,8 @@
 """Ends a training in order when the system asks for it, so that the same command can go on.
 
 Exit codes of train.py: 0 done; 1 something failed, and the reason is printed; 2 something to mend in the
-command or the data; 75 (try again) the system ended it; 130 the user did.
+command or the data; 75 (try again) the system ended it, or a job of a sweep is left to another process; 130 the user
+did.
 
 SLURM sends SIGTERM before it preempts or cancels a job, and the signal of `#SBATCH --signal=USR1@120` before its time
 is up. After SIGUSR1 the job is queued again by this room; after SIGTERM SLURM itself does that, if the job was

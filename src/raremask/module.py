@@ -1,5 +1,6 @@
 """The LightningModule: what happens to a batch."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from raremask.collapse import extremes
 from raremask.inference import Predictor, sharing_cores, to_native
 from raremask.metrics.gather import ImageCounts, Means, count
-from raremask.metrics.overlap import shares, summary
+from raremask.metrics.overlap import least, shares, summary
 
 
 class Segmenter(LightningModule):
@@ -58,6 +59,7 @@ class Segmenter(LightningModule):
         self.net, self.loss = net, loss
         self.optimizer, self.scheduler = optimizer, scheduler
         self.monitor, self.threshold, self.empty, self.seed = monitor, threshold, empty, seed
+        self.least = -math.inf  # of the monitored score, to show that the network sees anything; known once validated
         splits, steps = ("train", "val"), ("train_step", "gradient", "val_step", "val_contrast")
         self.counts = nn.ModuleDict({f"{split}_counts": ImageCounts() for split in splits})  # type: ignore[assignment]
         self.counts_fov = nn.ModuleDict({"val_counts": ImageCounts()})  # type: ignore[assignment]
@@ -200,6 +202,9 @@ class Segmenter(LightningModule):
             counts = rows[:, 1:].numpy()
             scores = summary(counts, self.empty) | extremes(*shares(counts))
             self.log_dict({f"{split}/{name}{suffix}": value for name, value in scores.items()})
+            if self.monitor in (f"{split}/{name}{suffix}" for name in scores):
+                name = self.monitor.removeprefix(f"{split}/").removesuffix(suffix)
+                self.least = least(counts, name, self.empty)
 
 
 def _contrast(probability: Tensor, mask: Tensor) -> Tensor:

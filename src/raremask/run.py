@@ -22,13 +22,8 @@ from raremask.evaluation import Finished
 from raremask.figures import Paint, gallery
 from raremask.prediction import painter, predict_files
 from raremask.runfolder import claimed, flat, summaries, write_figure
-from raremask.scoring import (
-    load_choice,
-    load_weights,
-)
-from raremask.terminal import (
-    quieten,
-)
+from raremask.scoring import load_choice, load_weights
+from raremask.terminal import quieten
 
 
 def evaluate(cfg: DictConfig) -> float:
@@ -49,6 +44,13 @@ def evaluate(cfg: DictConfig) -> float:
     shown = evaluation.named(runs[0], cfg.split, cfg.images)
     parts = cfg.trainer if "trainer" in cfg else load_config(runs[0].folder).trainer
     trainer = build_trainer(parts, callbacks=[Progress()], logger=False, enable_checkpointing=False)
+    if cfg.checkpoint != "best":  # for which threshold, views and mending were chosen
+        runs = [
+            evaluation.choose_again(
+                trainer, run, cfg.checkpoint, OmegaConf.to_container(load_config(run.folder).selection)
+            )
+            for run in runs
+        ]
     scored = [evaluation.score_again(trainer, run, cfg.split, cfg.checkpoint, not cfg.verify) for run in runs]
     judged = [images for images, _ in scored]
     if cfg.verify and trainer.is_global_zero:
@@ -161,11 +163,13 @@ def tune(cfg: DictConfig) -> float:
         The best score.
 
     Raises:
-        BadInput: If the space is none, or the folder holds another search.
+        BadInput: If the space is none, the folder holds another search, or several processes are asked for.
     """
     from raremask import tuning  # Optuna is an extra
 
     quieten()
+    if OmegaConf.select(cfg, "trainer.strategy", default="auto") != "auto":
+        raise BadInput("A search trains in one process, one trial after another: leave trainer=ddp away.")
     folder = Path(cfg.folder)
     if cfg.space:
         space = OmegaConf.to_container(cfg.space)

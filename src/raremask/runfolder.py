@@ -33,6 +33,16 @@ STATUS = "status.json"
 LAST, PREVIOUS = Path("checkpoints/last.ckpt"), Path("checkpoints/previous.ckpt")
 LOCK = ".hydra/lock"  # in a run's folder, empty; the system knows who holds it
 NOTED = ("collapsed",)  # facts of :func:`note`
+#: Settings of the trainer that say where it runs, and what it shows: they make no other method, and may change when a
+#: run is gone on with.
+MACHINE = ("_target_", "accelerator", "devices", "strategy", "num_nodes", "sync_batchnorm", "deterministic")
+QUIET = (
+    "enable_model_summary",
+    "enable_progress_bar",
+    "num_sanity_val_steps",
+    "use_distributed_sampler",
+    "detect_anomaly",
+)
 SIGN = 1800  # seconds within which a run on another machine must have shown that it goes on
 BEST, PLAIN = "best checkpoint", "at threshold 0.5"  # rows of a summary
 DEFAULT = "_default"  # of columns: at threshold 0.5, without views or mending

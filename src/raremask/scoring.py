@@ -107,6 +107,8 @@ def choose(
 ) -> Choice:
     """Choose threshold, views and mending on the validation split.
 
+    In the field of view, if the monitored score is one of it (`val/dice_fov`); else over whole images.
+
     Args:
         trainer: Runs the loop.
         data: Holds the split.
@@ -115,14 +117,21 @@ def choose(
         **candidates: As in :func:`raremask.selection.select`.
     """
     pictures = data.splits["val"].pictures
+    inside = module.monitor.endswith("_fov")
     shelf = Shelf(VALIDATION_BYTES)
     histograms, seen = {}, {}
+
+    def masks(index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        valid = pictures[index].native_valid() if inside else None
+        return pictures[index].native_mask()[0].numpy(), None if valid is None else valid[0].numpy()
+
     for kind in views:
         counted: dict[int, np.ndarray] = {}
         kept: dict[int, np.ndarray] = {}
 
         def receive(index: int, probability: np.ndarray, counted: dict = counted, kept: dict = kept) -> None:
-            counted[index] = histogram(probability, pictures[index].native_mask()[0].numpy())
+            found = histogram(probability, *masks(index))
+            counted[index] = found[1] if inside else found
             kept[index] = shelf.keep(probability)
 
         _predict(trainer, data, module, "val", kind, receive)
@@ -130,7 +139,7 @@ def choose(
 
     def counts_of(selection: Selection) -> np.ndarray:
         counted = {
-            index: pixel_counts(selection(probability), pictures[index].native_mask()[0].numpy())
+            index: pixel_counts(selection(probability), *masks(index))
             for index, probability in seen[selection.views].items()
         }
         return np.array(list(_gathered(counted).values()))

@@ -7,6 +7,7 @@ heavy: a finished job is skipped in no time.
 
 import math
 import os
+import platform
 import shutil
 import sys
 import traceback
@@ -23,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from raremask import BadInput, Fault
 from raremask.commandline import check, program
-from raremask.runfolder import STATUS, alive, begun, flat, read_status, write_table
+from raremask.runfolder import SIGN, STATUS, alive, begun, flat, read_status, write_table
 
 LEDGER = "ledger.csv"
 NO_PART = ("resume", "sweep", "folder", "retry", "data_dir")  # settings that make no other run
@@ -111,12 +112,19 @@ def decide(cfg: DictConfig, folder: Path) -> tuple[str, str]:
     if facts["state"] == "done":
         return "skip", "done already"
     if facts["state"] == "running" and alive(folder):
-        return "skip", f"is being trained by process {facts['process']} on {facts['host']}"
+        return "skip", f"is being trained by process {facts['process']} on {facts['host']}{_or_was(folder, facts)}"
     if facts["state"] == "failed" and not cfg.retry:
         return "skip", f"has failed before ({facts['reason']}); retry=true tries again"
     if begun(folder):
         return "resume", "goes on from its last checkpoint"
     return "anew", "starts anew: no epoch had ended"
+
+
+def _or_was(folder: Path, facts: dict[str, Any]) -> str:
+    """What is to be known of a run on another machine, of which only the last sign is seen."""
+    if facts["host"] == platform.node():
+        return ""
+    return f"; if it was killed there, go on with {program('train')} resume={os.path.relpath(folder)}"
 
 
 def differences(saved: DictConfig, cfg: DictConfig) -> list[str]:
@@ -171,7 +179,7 @@ class Sweep(Callback):
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Print the states of a sweep's jobs when it ends, and exit with 1 if one has failed."""
+    """Print the states of a sweep's jobs when it ends; exit with 1 if one has failed, with 75 if one still runs."""
     failed = False
     try:
         yield
@@ -193,6 +201,12 @@ def told() -> Iterator[None]:
         print(f"Compare them: {program('compare')} runs={Sweep.folder}")
     if failed or states["failed"]:
         sys.exit(1)
+    if states["running"]:
+        print(
+            "What still runs was left to another process. If that has died on another machine, it shows within "
+            f"{SIGN // 60} minutes; then the same command with sweep={Sweep.folder.name} goes on."
+        )
+        sys.exit(75)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -139,6 +139,22 @@ def seconds_of_a_step(
 
 
 @rank_zero_only
+def say_what_never_began(module: Segmenter, trainer: pl.Trainer) -> None:
+    """Say that the best checkpoint is the last, because no score showed that the network sees anything.
+
+    Args:
+        module: Knows what the monitored score must be above.
+        trainer: Has trained.
+    """
+    best = trainer.checkpoint_callbacks[0].best_model_score
+    if best is not None and best <= module.least:
+        print(
+            f"\n{module.monitor} never rose above {module.least:.3f}, which is a little more than painting nothing or "
+            "everything is worth (at threshold 0.5). The last epoch is taken for the best."
+        )
+
+
+@rank_zero_only
 def say_what_came_out(folder: Path, empty: str, test: Judged) -> None:
     """Print the scores of the best checkpoint, and warn if its predictions have collapsed.
 

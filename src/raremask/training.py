@@ -28,7 +28,17 @@ from raremask.figures import Paint
 from raremask.interruption import Interrupted, Interruption
 from raremask.module import Segmenter
 from raremask.receipt import check_same_data, data_digest, write_receipt
-from raremask.runfolder import DEFAULT, begun, claimed, read_status, status, summaries, write_text
+from raremask.runfolder import (
+    DEFAULT,
+    MACHINE,
+    QUIET,
+    begun,
+    claimed,
+    read_status,
+    status,
+    summaries,
+    write_text,
+)
 from raremask.scoring import (
     choose,
     draw,
@@ -48,6 +58,7 @@ from raremask.terminal import (
     quieten,
     say_what_came_out,
     say_what_determinism_costs,
+    say_what_never_began,
     say_what_starts,
     warn_of_empty_masks,
 )
@@ -126,6 +137,7 @@ def _train(
     say_what_starts(data, module, trainer, names, auto, folder)
     say_what_determinism_costs(module, trainer, data)
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+    say_what_never_began(module, trainer)
 
     trainer.loggers = []  # the curves end here: the scores of the best checkpoint are no further epoch
     try:
@@ -247,12 +259,15 @@ def log_results(
 
 
 def _resumed(cfg: DictConfig) -> DictConfig:
-    """The config of the run to go on with, changed only by the plain values given now, which it keeps."""
+    """The config of the run to go on with; how long and where it trains may change, and the run keeps it."""
     saved = _saved(cfg.resume)
     changes = [text.lstrip("+") for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
     for change in changes:
-        if not change.startswith("trainer."):
-            raise BadInput(f"{change}: a resumed run keeps its config; only trainer.<setting>=<value> may change.")
+        if change.partition("=")[0] not in (f"trainer.{setting}" for setting in ("max_epochs", *MACHINE, *QUIET)):
+            raise BadInput(
+                f"{change}: a resumed run keeps its config; only trainer.max_epochs may change, and where it runs "
+                f"(trainer.accelerator, devices, strategy)."
+            )
         if change.startswith("trainer.max_epochs=") and "T_max" in saved.scheduler:
             raise BadInput(
                 f"{change}: the cosine of this run ends at epoch {saved.trainer.max_epochs}, and past it rises."

@@ -103,7 +103,8 @@ with Student's t and the degrees of freedom of Welch and Satterthwaite. Permutat
 differences are changed, all ways up to 14 groups, 20,000 random ones beyond. Told apart: the larger of that p value \
 and the interval's own, corrected for the number of pairs by Holm, is below 5 %. Equivalent: the interval lies within \
 {margin:g} on both sides of 0. Could have shown: the smallest true difference that a test of this error finds four \
-times of five, corrected for the number of pairs (Bonferroni)."""
+times of five, corrected for the number of pairs (Bonferroni); none if the groups are so few that no p value can be \
+below 5 %."""
 
 
 def words(
@@ -146,7 +147,7 @@ def verdict(pair: Pair, margin: float) -> str:
     if pair.equivalent(margin):
         return f"equivalent within {margin:g}"
     if not np.isfinite(pair.detectable):
-        return "not told apart; one group alone shows nothing"
+        return "not told apart; nothing can be by so few groups (patients, sequences)"
     return f"not told apart; these images and seeds could have shown {pair.detectable:.3f}"
 
 

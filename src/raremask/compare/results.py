@@ -15,14 +15,16 @@ import yaml
 
 from raremask import BadInput, some
 from raremask.collapse import collapse
+from raremask.compare.statistics import CONFIDENCE, smallest_p
 from raremask.metrics.overlap import COUNTS, shares
-from raremask.runfolder import flat
+from raremask.runfolder import MACHINE, QUIET, flat
 from raremask.tables import read_table
 
 #: Settings that do not make another method: what was drawn at random, and where things lie or run.
 NOT_A_METHOD = (
-    *("seed", "sweep", "split", "logger", "data_dir", "folder", "resume", "retry", "leaks", "figures"),
-    *("trainer", "dataset.root", "dataset.workers", "dataset.memory", "hydra"),
+    *("seed", "sweep", "split", "logger", "data_dir", "folder", "resume", "retry", "leaks", "figures", "hydra"),
+    *("dataset.root", "dataset.workers", "dataset.memory", *(f"trainer.{setting}" for setting in (*MACHINE, *QUIET))),
+    "trainer.max_epochs",  # of the budget
 )
 BUDGET = ("trainer.max_epochs", "dataset.size", "dataset.batch_size", "dataset.draws")  # what should be equal
 NO_SCORES = ("image", "group", "foreground", "objects", *COUNTS)  # columns of the tables, also with a suffix
@@ -164,7 +166,7 @@ def _read(folder: Path) -> Run:
 
 
 def _is_method(key: str) -> bool:
-    return not any(key == name or key.startswith(f"{name}.") for name in NOT_A_METHOD)
+    return key != "trainer" and not any(key == name or key.startswith(f"{name}.") for name in NOT_A_METHOD)
 
 
 def labelled(runs: Sequence[Run]) -> list[Run]:
@@ -286,6 +288,8 @@ def warnings(runs: Sequence[Run], compared: Table) -> list[str]:
         differ = [key for key in keys if len({config.get(key) for config in mine}) > 1]
         if differ:
             found.append(f"The runs of {label} are not of one config: they differ in {', '.join(differ[:5])}.")
+    if unsaid := _unsaid(done, list(compared.scores)):
+        found.append(f"They differ in more than their names say: {'; '.join(unsaid[:5])}.")
     few = [f"{label} ({len(values)})" for label, values in compared.scores.items() if len(values) < 3]
     if few:
         found.append(
@@ -302,14 +306,31 @@ def warnings(runs: Sequence[Run], compared: Table) -> list[str]:
         if len(values) > 1 and not any(path in run.settings for run in done):
             found.append(f"Unequal budgets: {path} is {' or '.join(sorted(values))}.")
     groups, labels = len(set(compared.groups.tolist())), len(compared.scores)
-    least = 2.0 ** (1 - groups) * math.comb(labels, 2)  # the smallest p value there can be, corrected
-    if labels > 1 and least > 0.05:
+    least = smallest_p(groups, math.comb(labels, 2))
+    if labels > 1 and least >= 1 - CONFIDENCE:
         found.append(
             f"With {groups} groups (patients, sequences) in the test split and {math.comb(labels, 2)} pairs the "
-            f"smallest corrected p value that can come out is {min(least, 1.0):.2g}: nothing can be told apart, "
+            f"smallest corrected p value that can come out is {least:.2g}: nothing can be told apart, "
             "however large it is. Where the dataset does not fix the test split, five folds "
             "(split.fold=0,1,2,3,4) test every image once."
         )
+    return found
+
+
+def _unsaid(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
+    """What is one thing in all runs of a label, another in those of another, and was neither chosen nor typed."""
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    said = {key for key in keys if len({run.settings.get(key) for run in runs}) > 1}
+    if "experiment" in said:  # recipes differ in whatever they say
+        return []
+    said |= {"callbacks"} & {"callbacks" for key in said if key == "second_loss"}
+    found = []
+    for path in dict.fromkeys(path for run in runs for path in run.config):
+        values = [{run.config.get(path, "nothing") for run in runs if run.label == label} for label in labels]
+        if any(path == key or path.startswith(f"{key}.") for key in said) or any(len(value) > 1 for value in values):
+            continue
+        if len(different := sorted(set().union(*values))) > 1:
+            found.append(f"{path} is {' or '.join(different)}")
     return found
 
 

@@ -239,6 +239,7 @@ def pairs(
         permutation = permutation_test(sums, times, random)
         tested.append(max(permutation, student_test(interval)))
         measured[first, second] = difference, sums / numbers, interval, permutation
+    hopeless = smallest_p(len(np.unique(groups)), len(both)) >= 1 - CONFIDENCE
     found: dict[tuple[str, str], Pair] = {}
     for (first, second), corrected in zip(both, holm(tested), strict=True):
         difference, groupwise, interval, permutation = measured[first, second]
@@ -252,10 +253,19 @@ def pairs(
             wins=int((difference > margin).sum()),
             ties=int((np.abs(difference) <= margin).sum()),
             losses=int((difference < -margin).sum()),
-            detectable=detectable(interval, len(both)),
+            detectable=float("inf") if hopeless else detectable(interval, len(both)),
             seeds=min(len(scores[first]), len(scores[second])),
         )
     return found
+
+
+def smallest_p(groups: int, pairs: int) -> float:
+    """Return the smallest p value of :func:`permutation_test` that there can be, corrected for the number of pairs.
+
+    >>> smallest_p(6, 28)  # all signs alike, one way or the other, of 64 ways
+    0.875
+    """
+    return min(1.0, 2.0 ** (1 - groups) * pairs)
 
 
 def student_test(difference: Estimate) -> float:

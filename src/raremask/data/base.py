@@ -363,8 +363,13 @@ class ImageMaskData(LightningDataModule):
         )
 
 
+def visible(folder: Path, ending: str) -> list[Path]:
+    """List the files of a folder whose names end so, sorted; hidden ones, such as a Mac leaves, are passed over."""
+    return sorted(path for path in folder.glob(f"*{ending}") if path.name[0] != ".")
+
+
 def files(folder: Path, suffix: str, expected: int, archive: str, but: str | None = None) -> list[Path]:
-    """List the images of a folder, sorted by name.
+    """List the images of a folder, sorted by name; hidden files are passed over.
 
     Args:
         folder: Where they should lie.
@@ -376,7 +381,7 @@ def files(folder: Path, suffix: str, expected: int, archive: str, but: str | Non
     Raises:
         BadInput: If there is none.
     """
-    found = sorted(path for path in folder.glob(f"*{suffix}") if but is None or not path.name.endswith(but))
+    found = [path for path in visible(folder, suffix) if but is None or not path.name.endswith(but)]
     if not found:
         raise BadInput(
             f"no {suffix} image in {folder}; expected {expected}. Unpack {archive} there, or set dataset.root."

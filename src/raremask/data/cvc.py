@@ -4,7 +4,7 @@ import bisect
 from pathlib import Path
 
 from raremask import BadInput
-from raremask.data.base import ImageMaskData, Record, files
+from raremask.data.base import ImageMaskData, Record, files, visible
 
 # The last frame of each of the 29 sequences, as published with the dataset.
 LAST_FRAMES = (
@@ -49,7 +49,7 @@ class CVC(ImageMaskData):
             BadInput: If there are no frames, or a name is not a frame's number.
         """
         layouts = [(self.root / folder / "Original", suffix) for folder, suffix in LAYOUTS]
-        here = next((layout for layout in layouts if any(layout[0].glob(f"*{layout[1]}"))), layouts[0])
+        here = next((layout for layout in layouts if visible(*layout)), layouts[0])
         images = files(*here, FRAMES, "the official archive of CVC-ClinicDB")
         foreign = [path.name for path in images if not (path.stem.isdigit() and 1 <= int(path.stem) <= FRAMES)]
         if foreign:

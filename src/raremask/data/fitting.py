@@ -16,7 +16,7 @@ def fit(image: np.ndarray, size: tuple[int, int], resize: str) -> tuple[np.ndarr
         `(height, width, C)` uint8, and where the picture lies in it: top, left, height, width.
     """
     box = letterbox(size, image.shape[:2]) if resize == "pad" else (0, 0, *size)
-    return pad(resized(image, box[2:], _interpolation(image.shape, box[2:])), size, box), box
+    return pad(_smoothly(image, box[2:]), size, box), box
 
 
 def letterbox(size: tuple[int, int], native: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -53,9 +53,13 @@ def pad(pixels: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int
     return padded
 
 
-def _interpolation(shape: tuple[int, ...], size: tuple[int, int]) -> int:
-    """By area to shrink, or thin structures alias; bilinear to enlarge."""
-    return cv2.INTER_AREA if shape[0] * shape[1] > size[0] * size[1] else cv2.INTER_LINEAR
+def _smoothly(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """By area along a side that shrinks, or thin structures alias; bilinear along one that grows.
+
+    One after the other: where a side grows, OpenCV takes no area along the other one either.
+    """
+    smaller = min(image.shape[0], size[0]), min(image.shape[1], size[1])
+    return resized(resized(image, smaller, cv2.INTER_AREA), size, cv2.INTER_LINEAR)
 
 
 def resized(pixels: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:

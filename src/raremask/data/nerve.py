@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from raremask import BadInput
-from raremask.data.base import ImageMaskData, Record, files
+from raremask.data.base import ImageMaskData, Record, files, visible
 from raremask.data.pairing import read_csv
 from raremask.data.readers import read_image
 from raremask.runlengths import RunLengths
@@ -49,7 +49,7 @@ class Nerve(ImageMaskData):
             BadInput: If there is no image, a name is not `<subject>_<number>`, or masks are missing.
         """
         folder, listed = self.root / "train", self.root / "train_masks.csv"
-        drawn = sorted(folder.glob("*_mask.tif"))
+        drawn = visible(folder, "_mask.tif")
         images = files(folder, ".tif", 5635, "the competition's archive", but="_mask.tif")
         foreign = [path.name for path in images if not all(part.isdigit() for part in path.stem.split("_", 1))]
         if foreign:

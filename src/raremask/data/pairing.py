@@ -1,6 +1,7 @@
 """Finds the mask of each image by its name."""
 
 import csv
+import unicodedata
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -17,8 +18,9 @@ SHOWN = 10  # names in a message
 def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     """Pair the images of a folder with the masks of a folder, which may be the same one.
 
-    A mask is called like its image, or that and `_mask` or `_segmentation`; the kinds of file may differ. Hidden files
-    and files that are no images are passed over.
+    A mask is called like its image, or that and `_mask` or `_segmentation`; the kinds of file may differ, and so may
+    how the letters of a name are encoded (macOS writes accents as letters of their own). Hidden files and files that
+    are no images are passed over.
 
     Args:
         images: Folder of the images.
@@ -35,10 +37,11 @@ def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
         pictures = [path for path in pictures if not path.stem.endswith(ENDINGS[1:])]
         drawn = [path for path in drawn if path.stem.endswith(ENDINGS[1:])]
     problems = [*_alike(pictures), *_alike(drawn)]
-    by_stem = {path.stem: path for path in drawn}
+    by_stem = {_composed(path.stem): path for path in drawn}
     found = []
     for picture in pictures:
-        fitting = [by_stem[picture.stem + ending] for ending in ENDINGS if picture.stem + ending in by_stem]
+        stem = _composed(picture.stem)
+        fitting = [by_stem[stem + ending] for ending in ENDINGS if stem + ending in by_stem]
         if len(fitting) == 1:
             found.append((picture, fitting[0]))
         else:
@@ -61,7 +64,7 @@ def table(path: Path) -> list[dict[str, str]]:
     """Read a CSV table of pairs: columns `image` and `mask`, perhaps `group` and `split`; paths from its own folder.
 
     Args:
-        path: The table, UTF-8.
+        path: The table, UTF-8. Spaces around a cell are none of it, unless a file is called so.
 
     Returns:
         A row for each pair; `image` and `mask` as full paths, `name` as the image is written in the table.
@@ -75,6 +78,9 @@ def table(path: Path) -> list[dict[str, str]]:
         if "\0" in row["image"] + row["mask"]:
             problems.append(f"line {number}: no file can have a name with a null byte")
             continue
+        for column, cell in row.items():  # "p1 " and "p1" are one patient
+            if column not in ("image", "mask") or not (path.parent / cell).is_file():
+                row[column] = cell.strip()
         file = (path.parent / row["image"]).resolve()
         if not row["image"] or not row["mask"]:
             problems.append(f"line {number} needs an image and a mask")
@@ -91,7 +97,8 @@ def read_csv(path: Path, needed: Sequence[str] = (), perhaps: Sequence[str] | No
     """Read a table with a line of column names.
 
     Args:
-        path: CSV, UTF-8, with commas, or semicolons as some spreadsheets write it; the case of column names is ignored.
+        path: CSV, UTF-8, with commas, or semicolons as some spreadsheets write it; the case of column names is ignored,
+            and so are columns without a name (pandas' index) and lines without anything in them.
         needed: Columns that it must have.
         perhaps: Other columns that it may have; None allows any.
 
@@ -99,27 +106,34 @@ def read_csv(path: Path, needed: Sequence[str] = (), perhaps: Sequence[str] | No
         A dictionary for each line; at least one.
 
     Raises:
-        BadInput: If the file cannot be read, has other columns, no line below the names, or a line with another number
-            of cells.
+        BadInput: If the file cannot be read, has other columns or one twice, no line below the names, or a line with
+            another number of cells.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             first = file.readline()
             mark = ";" if ";" in first and "," not in first else ","
             names = next(csv.reader([first.strip()], delimiter=mark, strict=True), [])
-            columns = [name.strip().lower() for name in names if name.strip()]
-            rows = list(csv.DictReader(file, columns, delimiter=mark, strict=True)) if columns else []
+            places = [name.strip().lower() for name in names]
+            columns = [name for name in places if name]
+            lines = list(csv.reader(file, delimiter=mark, strict=True)) if columns else []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
     if not set(needed) <= set(columns) or not (perhaps is None or set(columns) <= {*needed, *perhaps}):
         more = f" and perhaps {', '.join(perhaps)}" if perhaps else ""
         raise BadInput(f"{path}: columns must be {', '.join(needed)}{more}; got {', '.join(columns) or 'none'}.")
-    if not rows:
+    if len(set(columns)) < len(columns):
+        raise BadInput(f"{path}: a column stands there twice; got {', '.join(columns)}.")
+    filled = [(number, cells) for number, cells in enumerate(lines, start=2) if "".join(cells).strip()]
+    if not filled:
         raise BadInput(f"{path}: has no line below the names of its columns.")
-    odd = [number for number, row in enumerate(rows, start=2) if None in row or None in row.values()]
-    if odd:
-        raise BadInput(f"{path}: line {odd[0]} has not a cell for each column; was the file cut off?")
-    return [{column: as_it_was(cell) for column, cell in row.items()} for row in rows]
+    for number, cells in filled:
+        if len(cells) != len(places):
+            more = "; was the file cut off?" if len(cells) < len(places) else ". A comma in a cell needs quotes."
+            raise BadInput(f"{path}: line {number}: cells {len(cells)}, columns {len(places)}{more}")
+    return [
+        {column: as_it_was(cell) for column, cell in zip(places, cells, strict=True) if column} for _, cells in filled
+    ]
 
 
 def pictures_of(folder: Path) -> list[Path]:
@@ -140,8 +154,13 @@ def _alike(paths: Iterable[Path]) -> list[str]:
     """What is wrong with names that differ only in case or kind: on other machines they are one file."""
     same = defaultdict(list)
     for path in paths:
-        same[path.stem.lower()].append(path.name)
+        same[_composed(path.stem).lower()].append(path.name)
     return [f"{', '.join(names)}: names must differ in more than case and kind" for names in same.values() if names[1:]]
+
+
+def _composed(name: str) -> str:
+    """A name as Linux and Windows write it, with an accent and its letter in one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _refuse(problems: list[str], what: str) -> None:

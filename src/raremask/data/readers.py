@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
+import imagecodecs
 import numpy as np
 import tifffile
-from PIL import Image, ImageOps
+from PIL import Image
 
 from raremask import BadInput
 
@@ -19,6 +20,8 @@ SOFT = 1.25  # a mask whose foreground would grow by a quarter with another thre
 # compression left (9 to 23); where a file is a JPEG itself, small values are that too.
 LABELS, GRAYS = range(1, 9), range(32, 224)
 COLOURS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
+ORIENTATION = 274  # number of the tag, in EXIF and TIFF
+PLAIN = ("MINISWHITE", "MINISBLACK", "RGB", "PALETTE")  # what the numbers of a TIFF may stand for
 ONE_CLASS = "foreground is one class here: make a mask for each class"
 
 
@@ -26,7 +29,7 @@ def read_image(path: Path, channels: int, bits: int = 16, peaks: list[int] | Non
     """Read an image as 8 bits per channel.
 
     Grayscale is repeated to RGB or RGB weighed to grayscale, as `channels` asks; of 16 bits the upper 8 of those in use
-    are kept; alpha is dropped; the camera's orientation (EXIF) is applied.
+    are kept; alpha is dropped; the orientation that a camera or scanner has noted (EXIF, TIFF) is applied.
 
     Args:
         path: PNG, JPEG, TIFF, BMP or GIF.
@@ -40,7 +43,7 @@ def read_image(path: Path, channels: int, bits: int = 16, peaks: list[int] | Non
     Raises:
         BadInput: If the file is missing, empty, unreadable or of another kind.
     """
-    pixels = _read(path)
+    pixels = _read(path, bits)
     if pixels.dtype == np.uint16:
         if peaks is not None:
             peaks.append(int(pixels.max()))
@@ -122,7 +125,7 @@ def _is_jpeg(path: Path) -> bool:
         raise BadInput(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
 
 
-def _read(path: Path) -> np.ndarray:
+def _read(path: Path, bits: int = 16) -> np.ndarray:
     """Pixels as `(H, W)`, `(H, W, 3)` or `(H, W, 4)`, uint8 or uint16."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
@@ -130,9 +133,10 @@ def _read(path: Path) -> np.ndarray:
         if path.stat().st_size == 0:
             raise BadInput(f"{path}: the file is empty (0 bytes)")
         with path.open("rb") as file:
-            tiff = file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+            head = file.read(25)
         # tifffile, because Pillow refuses the photometric tag of CVC-ClinicDB's originals
-        pixels = _read_with_tifffile(path) if tiff else _read_with_pillow(path)
+        tiff = head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+        pixels = _read_with_tifffile(path, bits) if tiff else _read_with_pillow(path, deep=head[24:] == b"\x10")
     except BadInput:
         raise
     except Image.DecompressionBombError as error:
@@ -154,29 +158,49 @@ def _read(path: Path) -> np.ndarray:
     return pixels
 
 
-def _read_with_tifffile(path: Path) -> np.ndarray:
+def _read_with_tifffile(path: Path, bits: int) -> np.ndarray:
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         _refuse_if_huge(path, page.imagewidth, page.imagelength * len(file.pages))
+        alike = sum(series.shape == file.series[0].shape for series in file.series)
+        if alike > 1:
+            raise BadInput(f"{path}: holds {alike} pictures; save each as a file of its own")
+        meant = page.photometric.name if isinstance(page.photometric, tifffile.PHOTOMETRIC) else str(page.photometric)
+        if meant not in PLAIN and not (meant == "YCBCR" and "JPEG" in str(page.compression)):
+            raise BadInput(f"{path}: its colours are {meant}; save it as gray or RGB")
         pixels = file.asarray()
-        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-            return ~pixels
-        if page.photometric == tifffile.PHOTOMETRIC.PALETTE and pixels.ndim == 2:
-            return np.ascontiguousarray((np.asarray(page.colormap)[:, pixels] >> 8).astype(np.uint8).transpose(1, 2, 0))
-        if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:
-            return np.ascontiguousarray(pixels.transpose(1, 2, 0))
-        return pixels
+        if meant == "PALETTE" and pixels.ndim == 2:
+            pixels = (np.asarray(page.colormap)[:, pixels] >> 8).astype(np.uint8).transpose(1, 2, 0)
+        elif page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:
+            pixels = pixels.transpose(1, 2, 0)
+        if meant == "MINISWHITE":
+            white = 2**bits - 1
+            pixels = white - np.minimum(pixels, white) if pixels.dtype == np.uint16 else ~pixels
+        tag = page.tags.get(ORIENTATION)
+        return _upright(pixels, int(tag.value) if tag else 1)
 
 
-def _read_with_pillow(path: Path) -> np.ndarray:
+def _read_with_pillow(path: Path, deep: bool) -> np.ndarray:
+    """Read what is no TIFF; `deep` is whether a PNG, if it is one, has 16 bits, of which Pillow keeps 8 of colour."""
     with Image.open(path, formats=FORMATS) as image:
         _refuse_if_huge(path, *image.size)
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode in ("P", "PA", "LA"):
-            upright = upright.convert("RGBA" if "A" in upright.mode else "RGB")
-        elif upright.mode in ("CMYK", "YCbCr"):
-            upright = upright.convert("RGB")
-        return np.asarray(upright)
+        orientation = image.getexif().get(ORIENTATION, 1)
+        if deep and image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA"):
+            pixels = imagecodecs.png_decode(path.read_bytes())
+            return _upright(pixels if pixels.shape[2] > 2 else pixels[..., [0, 0, 0, 1]], orientation)
+        plain = {"P": "RGB", "PA": "RGBA", "LA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}.get(image.mode)
+        return _upright(np.asarray(image.convert(plain) if plain else image), orientation)
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and mirror an image as its tag says: 2 to 8, any other number leaves it."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def _refuse_if_huge(path: Path, width: int, height: int) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 COUNTS = ("tp", "fp", "fn", "tn")
 EMPTY = {"one": 1.0, "skip": np.nan, "zero": 0.0}
+BEGUN = 0.05  # of the way to a perfect score: what shows that a network has begun to see
 
 
 def pixel_counts(prediction: np.ndarray, mask: np.ndarray, valid: np.ndarray | None = None) -> list[int]:
@@ -152,6 +153,28 @@ def shares(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     tp, fp, fn, tn = np.asarray(counts, float).reshape(-1, 4).T
     pixels = tp + fp + fn + tn
     return (tp + fp) / pixels, (tp + fn) / pixels
+
+
+def least(counts: np.ndarray, name: str, empty: str = "one") -> float:
+    """Return what a score must be above to show that a network sees anything.
+
+    That is a twentieth of the way from what painting nothing or everything is worth (the better of the two) to 1. A
+    network that has not learnt yet paints noise, which is worth about as much as everything.
+
+    Args:
+        counts: `(n, 4)` numbers of pixels, columns tp, fp, fn, tn, of any prediction.
+        name: Of the score, in :func:`summary`.
+        empty: Policy for images whose mask and prediction are both empty, see :func:`score`.
+
+    Returns:
+        Minus infinity where one of the two is perfect (as for recall), or there is no such score.
+
+    >>> round(least(np.array([[0, 0, 10, 90]]), "dice"), 4)  # everything: 20 / 110
+    0.2227
+    """
+    known = baselines(counts)
+    worth = [summary(known[f"all {part}"], empty).get(name, np.nan) for part in ("background", "foreground")]
+    return max(worth) + BEGUN * (1 - max(worth)) if all(value < 1 for value in worth) else -np.inf
 
 
 def baselines(counts: np.ndarray) -> dict[str, np.ndarray]:
