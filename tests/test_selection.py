@@ -1,8 +1,12 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raremask import scoring
 from raremask.metrics.calibration import BINS, histogram
 from raremask.metrics.overlap import pixel_counts, score
 from raremask.selection import MARGIN, Selection, best_threshold, select, threshold_curve
@@ -141,3 +145,25 @@ def test_pixels_are_counted_inside_the_field_of_view():
     prediction, mask, valid = np.array([[[1, 1, 0, 0, 1]], [[1, 0, 1, 0, 1]], [[1, 1, 1, 1, 0]]], bool)
     assert pixel_counts(prediction, mask) == [2, 1, 1, 1]
     assert pixel_counts(prediction, mask, valid) == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("monitor", "below"), [("val/dice_fov", 0.3), ("val/dice", 1.0)])
+def test_the_threshold_is_chosen_in_the_field_of_view_where_that_decides(monkeypatch, monitor, below):
+    probability = np.full((20, 20), 0.1, np.float32)
+    mask, valid = np.zeros((20, 20), bool), np.ones((20, 20), bool)
+    mask[4:8, 4:8], valid[:, 12:] = True, False
+    probability[mask], probability[~valid] = 0.3, 0.4  # all that is brighter than the object lies outside
+    picture = SimpleNamespace(
+        native_mask=lambda: torch.from_numpy(mask[None]), native_valid=lambda: torch.from_numpy(valid[None])
+    )
+
+    def predict(trainer, data, module, split, views, receive):
+        for index in range(6):
+            receive(index, probability)
+
+    monkeypatch.setattr(scoring, "_predict", predict)
+    data = SimpleNamespace(splits={"val": SimpleNamespace(pictures=[picture] * 6)})
+    module = SimpleNamespace(monitor=monitor, empty="one")
+    choice = scoring.choose(None, data, module, ["none"], metric="dice", areas=[], largest=False, holes=False)
+    assert (choice.value == 1) is (below == 0.3)
+    assert choice.selection.threshold < below

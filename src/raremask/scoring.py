@@ -131,7 +131,7 @@ def choose(
 
         def receive(index: int, probability: np.ndarray, counted: dict = counted, kept: dict = kept) -> None:
             found = histogram(probability, *masks(index))
-            counted[index] = found[1] if inside else found
+            counted[index] = found if found.ndim == 2 else found[1]  # of two, the pixels in the field of view
             kept[index] = shelf.keep(probability)
 
         _predict(trainer, data, module, "val", kind, receive)

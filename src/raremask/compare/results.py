@@ -323,7 +323,7 @@ def _unsaid(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
     said = {key for key in keys if len({run.settings.get(key) for run in runs}) > 1}
     if "experiment" in said:  # recipes differ in whatever they say
         return []
-    said |= {"callbacks"} & {"callbacks" for key in said if key == "second_loss"}
+    said |= {"callbacks", *BUDGET} if "second_loss" in said else {*BUDGET}  # a budget has a line of its own
     found = []
     for path in dict.fromkeys(path for run in runs for path in run.config):
         values = [{run.config.get(path, "nothing") for run in runs if run.label == label} for label in labels]
