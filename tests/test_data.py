@@ -712,7 +712,11 @@ def test_no_augmentation_leaves_the_picture_alone():
 def test_a_misspelled_transform_or_argument_is_refused():
     with pytest.raises(ValueError, match="did you mean HorizontalFlip"):
         Augment({"a": {"transform": "HorizontalFlipp"}})
-    with pytest.raises(ValueError, match="probability"):
+    with pytest.raises(
+        ValueError, match=r"augment.steps.a.size is null, as dataset.size may be; it needs \[height,width"
+    ):
+        Augment({"a": {"transform": "RandomResizedCrop", "size": None}})
+    with pytest.raises(ValueError, match=r"augment.steps.a cannot be made: .*probability"):
         Augment({"a": {"transform": "HorizontalFlip", "probability": 1.0}})
 
 

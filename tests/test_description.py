@@ -1,6 +1,7 @@
 """`describe.py` as a user runs it, and what it advises."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ def test_advice_follows_from_the_numbers():
     assert settings[0] == "loss=weighted_bce loss.pos_weight=100"  # 1 / .004 is over the cap
     assert settings[1] == "loss=tversky loss.alpha=0.3 loss.beta=0.7"
     assert settings[3].startswith("augment=patches augment.steps.foreground_crop.height=64")
+    assert re.search(r"also model.norm=batch model.mean=\[(0\.\d\d,?){3}\] model.std=\[(0\.\d\d,?){3}\]", reasons[3])
     assert settings[4] == ""
     assert "any batch size" in reasons[4]
 

@@ -79,7 +79,7 @@ def suggestions(found: Mapping, data: ImageMaskData) -> list[Suggestion]:
         ),
     ]
     height, width = data.splits["train"].pictures[0].mask.shape
-    made.append(_crop(found["largest_side"]["p95"], found["thickness"], (height, width)))
+    made.append(_crop(found["largest_side"]["p95"], found["thickness"], (height, width), found["intensity"]))
     empty = found["splits"]["train"]["empty"]
     if empty > 0:
         images = found["splits"]["train"]["images"]
@@ -123,7 +123,9 @@ def suggestions(found: Mapping, data: ImageMaskData) -> list[Suggestion]:
     return made
 
 
-def _crop(side: float, thick: Mapping[str, float] | None, size: tuple[int, int]) -> Suggestion:
+def _crop(
+    side: float, thick: Mapping[str, float] | None, size: tuple[int, int], intensity: Sequence[Mapping[str, float]]
+) -> Suggestion:
     """Crops that hold the largest object twice, or much of a long thin one, if they are small beside the image."""
     long = f"the largest object is up to {side:.0f} pixels long (95 % of the images) in {size[1]}x{size[0]}"
     crop, why = 2 * side, f"{long}: a crop of twice that holds it"
@@ -133,8 +135,11 @@ def _crop(side: float, thick: Mapping[str, float] | None, size: tuple[int, int])
     if crop > 0.75 * min(size):
         return Suggestion("", f"{long}: train on whole images, not on crops")
     steps = f"augment.steps.foreground_crop.height={crop} augment.steps.foreground_crop.width={crop}"
+    fixed = (f"model.{key}=[{','.join(f'{one[key] / 255:.2f}' for one in intensity)}]" for key in ("mean", "std"))
     return Suggestion(
-        f"augment=patches {steps} dataset.draws={min(MOST_DRAWS, round(size[0] * size[1] / crop**2))}", why
+        f"augment=patches {steps} dataset.draws={min(MOST_DRAWS, round(size[0] * size[1] / crop**2))}",
+        f"{why}; with model=unet also model.norm=batch {' '.join(fixed)}: what is standardised by itself is not "
+        "the same in a crop as in the image",
     )
 
 

@@ -68,4 +68,9 @@ def _build(name: str, step: dict[str, Any]) -> A.BasicTransform:
         close = difflib.get_close_matches(kind, known, n=3)
         raise ValueError(f"augment.steps.{name}: albumentations has no {kind}; did you mean {', '.join(close)}?")
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in step.items()}
-    return getattr(A, kind)(**arguments, strict=True)  # strict, or a misspelled argument is only a warning
+    try:
+        return getattr(A, kind)(**arguments, strict=True)  # strict, or a misspelled argument is only a warning
+    except ValueError as error:
+        nothing = [f"augment.steps.{name}.{key} is null" for key, value in arguments.items() if value is None]
+        why = f"{nothing[0]}, as dataset.size may be; it needs [height,width]" if nothing else str(error)
+        raise ValueError(f"augment.steps.{name} cannot be made: {why}") from error
