@@ -620,6 +620,9 @@ def test_what_stood_for_auto_is_kept_in_the_run_folder_and_used_again(train, com
     (folder / "auto.json").write_text('{"loss.pos_weight": 3.5}')
     assert load_config(folder).loss.pos_weight == 3.5
     command("evaluate.py", f"run={folder}", f"hydra.run.dir={folder.parent / 'evaluated'}")
+    (folder / "auto.json").write_text('{"[": 3.5}')  # which the long random tests have found
+    with pytest.raises(BadInput, match=r"auto.json is damaged or missing \(IndexError"):
+        load_config(folder)
 
 
 def test_a_run_without_auto_writes_none(run):

@@ -67,7 +67,7 @@ def load_config(folder: Path) -> DictConfig:
             cfg.model.encoder_weights = None  # they are in every checkpoint; nothing is fetched again
         if (folder / SPLIT).is_file():  # whatever has become of the dataset or the drawing
             cfg.split.fold, cfg.split.file = None, str(folder / SPLIT)
-    except (OSError, YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (OSError, YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError, LookupError) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"{file} or {AUTO} is damaged or missing ({type(error).__name__}: {error})") from error
