@@ -713,11 +713,11 @@ def test_a_misspelled_transform_or_argument_is_refused():
     with pytest.raises(ValueError, match="did you mean HorizontalFlip"):
         Augment({"a": {"transform": "HorizontalFlipp"}})
     with pytest.raises(
-        ValueError, match=r"augment.steps.a.size is null, as dataset.size may be; it needs \[height,width"
+        ValueError, match=r"a cannot be made: size is null, as dataset.size may be; it needs \[height,width"
     ):
         Augment({"a": {"transform": "RandomResizedCrop", "size": None}})
     with pytest.raises(ValueError, match=r"augment.steps.a cannot be made: .*probability"):
-        Augment({"a": {"transform": "HorizontalFlip", "probability": 1.0}})
+        Augment({"a": {"transform": "HorizontalFlip", "probability": None}})
 
 
 def test_memory_is_pinned_for_a_training_on_a_gpu_alone(monkeypatch):

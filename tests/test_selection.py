@@ -147,8 +147,8 @@ def test_pixels_are_counted_inside_the_field_of_view():
     assert pixel_counts(prediction, mask, valid) == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize(("monitor", "below"), [("val/dice_fov", 0.3), ("val/dice", 1.0)])
-def test_the_threshold_is_chosen_in_the_field_of_view_where_that_decides(monkeypatch, monitor, below):
+@pytest.mark.parametrize(("monitor", "value"), [("val/dice_fov", 1.0), ("val/dice", 2 * 16 / (2 * 16 + 160))])
+def test_the_threshold_is_chosen_in_the_field_of_view_where_that_decides(monkeypatch, monitor, value):
     probability = np.full((20, 20), 0.1, np.float32)
     mask, valid = np.zeros((20, 20), bool), np.ones((20, 20), bool)
     mask[4:8, 4:8], valid[:, 12:] = True, False
@@ -165,5 +165,5 @@ def test_the_threshold_is_chosen_in_the_field_of_view_where_that_decides(monkeyp
     data = SimpleNamespace(splits={"val": SimpleNamespace(pictures=[picture] * 6)})
     module = SimpleNamespace(monitor=monitor, empty="one")
     choice = scoring.choose(None, data, module, ["none"], metric="dice", areas=[], largest=False, holes=False)
-    assert (choice.value == 1) is (below == 0.3)
-    assert choice.selection.threshold < below
+    assert choice.value == pytest.approx(value)
+    assert choice.selection.threshold < 0.3

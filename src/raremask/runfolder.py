@@ -35,7 +35,7 @@ LOCK = ".hydra/lock"  # in a run's folder, empty; the system knows who holds it
 NOTED = ("collapsed",)  # facts of :func:`note`
 #: Settings of the trainer that say where it runs, and what it shows: they make no other method, and may change when a
 #: run is gone on with.
-MACHINE = ("_target_", "accelerator", "devices", "strategy", "num_nodes", "sync_batchnorm", "deterministic")
+MACHINE = ("accelerator", "devices", "strategy", "num_nodes", "sync_batchnorm", "deterministic")
 QUIET = (
     "enable_model_summary",
     "enable_progress_bar",

@@ -71,6 +71,6 @@ def _build(name: str, step: dict[str, Any]) -> A.BasicTransform:
     try:
         return getattr(A, kind)(**arguments, strict=True)  # strict, or a misspelled argument is only a warning
     except ValueError as error:
-        nothing = [f"augment.steps.{name}.{key} is null" for key, value in arguments.items() if value is None]
-        why = f"{nothing[0]}, as dataset.size may be; it needs [height,width]" if nothing else str(error)
+        sizeless = "size" in arguments and arguments["size"] is None
+        why = "size is null, as dataset.size may be; it needs [height,width]" if sizeless else str(error)
         raise ValueError(f"augment.steps.{name} cannot be made: {why}") from error

@@ -79,8 +79,9 @@ def table(path: Path) -> list[dict[str, str]]:
             problems.append(f"line {number}: no file can have a name with a null byte")
             continue
         for column, cell in row.items():  # "p1 " and "p1" are one patient
-            if column not in ("image", "mask") or not (path.parent / cell).is_file():
-                row[column] = cell.strip()
+            bare = cell.strip()
+            if bare != cell and (column not in ("image", "mask") or not (path.parent / cell).is_file()):
+                row[column] = bare
         file = (path.parent / row["image"]).resolve()
         if not row["image"] or not row["mask"]:
             problems.append(f"line {number} needs an image and a mask")
