@@ -319,7 +319,7 @@ def histograms(panels: Sequence[tuple[str, str, Sequence[float], bool]], intensi
             bins = np.linspace(low, max(high, low + 1e-6), 31)
         else:
             bins = np.arange(low - 0.5, high + 1)
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axis.hist(values, bins=bins, color="#4477aa")
         median = float(np.median(values))
         axis.axvline(
@@ -355,8 +355,8 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure:
             if before.get("optim/stage") != after.get("optim/stage"):
                 axis.axvline(after["epoch"], color="gray", linestyle="--", label="loss switch")
         axis.set(title=title, xlabel="epoch")
-        axis.locator_params("x", integer=True)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.locator_params("x", integer=True, min_n_ticks=1)
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.axes[1].set_ylim(0, 1)

@@ -167,7 +167,7 @@ def learning(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], k
                 **look,
             )
     axis.set(xlabel="epoch", ylabel=key, ylim=(0, 1))
-    axis.locator_params("x", integer=True)
+    axis.locator_params("x", integer=True, min_n_ticks=1)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     return figure
