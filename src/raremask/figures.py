@@ -355,7 +355,6 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure:
             if before.get("optim/stage") != after.get("optim/stage"):
                 axis.axvline(after["epoch"], color="gray", linestyle="--", label="loss switch")
         axis.set(title=title, xlabel="epoch")
-        axis.locator_params("x", integer=True, min_n_ticks=1)
         axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
