@@ -1,3 +1,4 @@
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from raremask import BadInput
 from raremask.callbacks import GrowingWeight, LossSwitch, MovingAverage, Panels
 from raremask.checkpoints import BestOfStage, RunCheckpoint
+from raremask.interruption import Interrupted, Interruption
 from raremask.losses.boundary import Surface
 from raremask.losses.compound import Sum
 from raremask.losses.overlap import Dice
@@ -88,6 +90,18 @@ def test_the_moving_average_moves_as_it_says_and_asks_the_device_nothing():
     # 1; then 3/12 * 1 + 9/12 * 2 = 1.75; then min(.3, 4/13) * 1.75 + .7 * 4 = 3.325
     torch.testing.assert_close(kept.layer.weight, torch.full((1, 2), 3.325))
     assert kept.norm.num_batches_tracked == 3
+
+
+def test_a_second_signal_does_not_wait_for_the_step():
+    interruption = Interruption()
+    with interruption.hearing():
+        interruption.waiting = True
+        signal.raise_signal(signal.SIGTERM)
+        assert interruption.asked == signal.SIGTERM  # and nothing has ended yet
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+        interruption.waiting = False
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_the_weight_of_a_term_follows_from_the_epoch():

@@ -77,7 +77,7 @@ def test_there_is_a_group_for_every_part_and_a_choice_in_each():
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
-def test_a_choice_spells_every_argument_of_what_it_makes(composed, group, choice):
+def test_a_choice_spells_every_argument_of_what_it_makes_and_can_be_made(composed, group, choice):
     config = composed(f"{group}={choice}")
     made = list(targets(config if group == "experiment" else config[group]))
     assert made, "an empty choice composes to nothing"
@@ -87,14 +87,11 @@ def test_a_choice_spells_every_argument_of_what_it_makes(composed, group, choice
         assert given <= set(known), f"{path}: {kind.__name__} has no {given - set(known)}"
         if kind.__module__.startswith("raremask") and not path.startswith(".trainer"):
             assert set(known) - GIVEN_BY_RUN <= given, f"{path} leaves out {set(known) - GIVEN_BY_RUN - given}"
+    if group not in ("experiment", "dataset", "trainer"):
+        can_be_made(group, config)
 
 
-@pytest.mark.parametrize(
-    ("group", "choice"), [pair for pair in CHOICES if pair[0] not in ("experiment", "dataset", "trainer")]
-)
-def test_a_choice_can_be_made(composed, group, choice):
-    config = composed(f"{group}={choice}")
-
+def can_be_made(group: str, config: DictConfig) -> None:
     fill_auto(config, SplitOf(imbalance=5.0))
     if group == "model" and "encoder_weights" in config.model:
         config.model.encoder_weights = None  # tests download nothing

@@ -3,6 +3,7 @@
 import runpy
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from conftest import ROOT, TINY
@@ -60,4 +61,6 @@ def test_a_recipe_trains_and_is_scored(train_anything, data_dir, name):
     rows = read_table(folder / "metrics.csv")
     assert [row["epoch"] for row in rows] == [0, 1]
     assert [row.get("optim/stage") for row in rows] == ([1, 2] if "switch" in cfg.callbacks else [None, None])
-    assert read_table(folder / "per_image_test.csv")
+    assert ("dice_fov" in read_table(folder / "per_image_test.csv")[0]) == (".drive." in cfg.dataset._target_)
+    watching = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["callbacks"]
+    assert any(cfg.monitor in name for name in watching if name.startswith("RunCheckpoint"))

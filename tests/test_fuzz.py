@@ -46,7 +46,7 @@ def tried(tried):
 
 def fuzz(number: int, strategy, check) -> None:
     """Call `check` with so many inputs."""
-    relaxed = settings(max_examples=number, suppress_health_check=list(HealthCheck), database=None)
+    relaxed = settings(max_examples=number, suppress_health_check=list(HealthCheck), database=None, derandomize=False)
     relaxed(given(strategy)(check))()
 
 

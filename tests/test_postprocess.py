@@ -44,7 +44,7 @@ def test_the_largest_piece_stays_alone(mask):
 
 
 @given(masks)
-def test_mending_twice_changes_nothing_and_the_given_mask_stays(mask):
+def test_postprocessing_twice_changes_nothing_and_the_given_mask_stays(mask):
     before = mask.copy()
     for step in (FillHoles(), FillHoles(2), MinArea(3), LargestComponent(), Chain({})):
         once = step(mask)

@@ -158,6 +158,8 @@ def two_areas(first, second):
         (two_areas(128, 200), r"areas of several values \(128, 200\)"),
         (two_areas((255, 0, 0), (0, 255, 0)), r"areas of several colours \(red, green\)"),
         (two_areas((255, 0, 0), (255, 255, 255)), r"areas of several colours \(red, white\)"),
+        (two_areas(100, 255).astype(np.uint16) * 257, r"areas of several values \(25700, 65535\)"),
+        (two_areas(np.uint16(3), 0).astype(np.uint16) + two_areas(0, 255) * np.uint16(257), r"values \(3, 65535\)"),
         (two_areas(1, 2), "the brightest value is 2, but foreground must be 1 or more than 127"),
     ],
 )

@@ -48,6 +48,12 @@ def test_a_script_of_the_pages_is_there():
         assert (ROOT / script).is_file(), script
 
 
+@pytest.mark.parametrize("page", [FILES[0], *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.stem)
+def test_brackets_are_quoted_as_zsh_wants_them(page):
+    for command in re.findall(r"^ {4}(?:\w+=\S+ )?(python .*)$", page.read_text(), re.MULTILINE):
+        assert not [word for word in command.split() if "[" in word and word[0] != '"'], command
+
+
 def test_every_command_is_shown():
     assert {script for script, _ in COMMANDS} == {path.stem for path in (ROOT / "src").glob("*.py")}
 
@@ -56,10 +62,11 @@ def test_every_command_is_shown():
 def test_a_command_of_the_pages_is_understood(script, arguments):
     overrides = [argument for argument in shlex.split(arguments) if argument != "-m"]
     overrides = [override for override in overrides if "glob(" not in override]  # every choice: test_conf composes each
-    choices = [[]]
-    for override in overrides:  # -m a=1,2 b=3,4: every combination
-        key, _, values = override.partition("=")
-        choices = [[*chosen, f"{key}={value}"] for chosen in choices for value in re.split(r",(?![^\[]*\])", values)]
+    split = [override.partition("=") for override in overrides]
+    values = {key: re.split(r",(?![^\[]*\])", value) for key, _, value in split}  # -m a=1,2 b=3,4
+    first = {key: options[0] for key, options in values.items()}
+    choices = [first, *(first | {key: option} for key, options in values.items() for option in options[1:])]
+    choices = [[f"{key}={value}" for key, value in chosen.items()] for chosen in choices]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for chosen in choices:
             if "<" not in arguments:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from conftest import ROOT, TINY
 from raremask import BadInput, receipt
 from raremask.building import build
 from raremask.data.samples import Picture
-from raremask.receipt import data_digest, read_receipt
+from raremask.receipt import data_digest, read_receipt, versions
 from raremask.tables import read_table
 from raremask.terminal import seconds_of_a_step
 from record import plain
@@ -183,6 +184,15 @@ def test_a_run_says_so_if_its_receipt_is_damaged(run):
     (run / "receipt.json").write_text(json.dumps({"seed": 1}))
     with pytest.raises(BadInput, match="missing or damaged"):
         read_receipt(run)
+
+
+def test_without_an_installation_the_versions_are_not_made_up(monkeypatch):
+    def gone(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", gone)
+    with pytest.raises(BadInput, match="raremask is not installed here"):
+        versions()
 
 
 def test_the_cost_of_determinism_is_measured_with_this_network(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ import torch
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from PIL import Image
+from scipy import ndimage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import ROOT, TINY, saved
 from raremask import BadInput
 from raremask.building import build_trainer, load_config
+from raremask.checkpoints import BestOfStage, RunCheckpoint
 from raremask.commandline import NEEDED, run_folder
 from raremask.data.phantom import Phantom
 from raremask.metrics.overlap import baselines, summary
@@ -26,6 +29,7 @@ from raremask.runfolder import claimed, read_counts
 from raremask.runlengths import RunLengths
 from raremask.selection import Selection
 from raremask.tables import read_table
+from raremask.terminal import say_what_never_began
 
 #: In float32: half precision rounds batches of another size otherwise.
 DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true")
@@ -137,7 +141,7 @@ def test_the_validation_table_is_that_of_the_best_epoch(run):
     assert summary(counts["_default"])["dice"] == pytest.approx(best, abs=1e-6)
 
 
-def test_threshold_views_and_mending_are_chosen_on_validation_and_written_with_their_curve(run):
+def test_threshold_views_and_postprocessing_are_chosen_on_validation_and_written_with_their_curve(run):
     folder, done = run
     facts = json.loads((folder / "selection.json").read_text())
     counts = read_counts(folder / "per_image_val.csv")
@@ -145,7 +149,9 @@ def test_threshold_views_and_mending_are_chosen_on_validation_and_written_with_t
     assert facts["default"] == pytest.approx(summary(counts["_default"])["dice"])
     assert facts["value"] >= facts["default"]
     assert len(facts["curve"]) == 1000
-    assert facts["curve"][500] <= max(facts["curve"])
+    plain = Selection(facts["selection"]["threshold"], facts["selection"]["views"])
+    reached = dict(facts["tried"])[plain.words()]
+    assert facts["curve"][round(1000 * plain.threshold)] == pytest.approx(reached)
     assert facts["tried"][0] == ["threshold 0.5", facts["default"]]
     assert f"Chosen on validation: {Selection(**facts['selection']).words()}." in done.stdout
     assert "at threshold 0.5" in done.stdout
@@ -210,15 +216,48 @@ def test_masks_are_predicted_for_any_image_at_its_own_size(run, command, tmp_pat
     assert not list(out.glob(".*"))
 
 
-def test_predictions_equal_those_of_evaluation(run, command, tmp_path):
+def painted(folder: Path) -> dict[str, int]:
+    """The number of pixels painted on each test image."""
+    return {row["image"]: row["tp"] + row["fp"] for row in read_table(folder / "per_image_test.csv")}
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_predictions_equal_those_of_evaluation(run, train, command, tmp_path, tiled):
+    folder = train("augment=thesis", "selection.tile=[16,16]", folder="tiled") if tiled else run[0]
+    assert not tiled or painted(folder) != painted(run[0])
     data = Phantom(train=12, val=5, test=4, size=(48, 40), channels=3, batch_size=1)
     tests = [record for record in data.records() if record.split == "test"]
     for record in tests:
         saved(tmp_path / "new" / f"{record.name}.png", data.arrays(record)[0])
-    command("predict.py", f"run={run[0]}", f"images={tmp_path / 'new'}", f"out={tmp_path / 'out'}")
-    painted = {path.stem: int((np.asarray(Image.open(path)) > 0).sum()) for path in (tmp_path / "out").iterdir()}
-    rows = read_table(run[0] / "per_image_test.csv")
-    assert painted == {row["image"]: row["tp"] + row["fp"] for row in rows}
+    command("predict.py", f"run={folder}", f"images={tmp_path / 'new'}", f"out={tmp_path / 'out'}")
+    masks = {path.stem: int((np.asarray(Image.open(path)) > 0).sum()) for path in (tmp_path / "out").iterdir()}
+    assert masks == painted(folder)
+    command("evaluate.py", f"run={folder}", "verify=true")
+
+
+def pieces(mask: np.ndarray) -> int:
+    return ndimage.label(mask, np.ones((3, 3)))[1]
+
+
+def test_another_threshold_and_other_steps_may_be_asked_for(run, command, tmp_path):
+    source = new_images(tmp_path / "new", 1)
+    plain = (f"run={run[0]}", f"images={source}", "views=none", "postprocess=none")
+    command("predict.py", *plain, f"out={tmp_path / 'first'}", "probabilities=png", "threshold=0.5")
+    probability = np.asarray(Image.open(tmp_path / "first" / "8_probability.png")) / 65535
+    threshold = round(float(np.quantile(probability, 0.8)), 3)
+    command("predict.py", *plain, f"out={tmp_path / 'higher'}", f"threshold={threshold}")
+    mask = np.asarray(Image.open(tmp_path / "higher" / "8.png")) > 0
+    sure = np.abs(probability - threshold) > 1e-4
+    assert np.array_equal(mask[sure], probability[sure] > threshold)
+    assert pieces(mask) > 1
+    more = (*plain, f"out={tmp_path / 'largest'}", f"threshold={threshold}", "postprocess=largest_component")
+    command("predict.py", *more)
+    largest = np.asarray(Image.open(tmp_path / "largest" / "8.png")) > 0
+    assert pieces(largest) == 1
+    assert not (largest & ~mask).any()
+    command("predict.py", *plain, f"out={tmp_path / 'flips'}", "views=flips", "probabilities=png", "threshold=0.5")
+    mirrored = np.asarray(Image.open(tmp_path / "flips" / "8_probability.png")) / 65535
+    assert np.abs(mirrored - probability).max() > 1e-3
 
 
 def test_a_broken_image_is_named_and_the_others_are_done(run, command, tmp_path, capsys):
@@ -397,14 +436,19 @@ def test_runs_of_other_splits_are_neither_compared_nor_averaged(run, train, comm
         command("evaluate.py", f"run=[{run[0]},{namesakes}]")
 
 
-def test_a_network_that_paints_nothing_is_named(train, command):
-    folder = train("dataset.test=6", "trainer.max_epochs=1")
+@pytest.mark.parametrize(("empty", "scored"), [("one", {1.0}), ("skip", {None}), ("zero", {0.0})])
+def test_a_network_that_paints_nothing_is_named_and_an_empty_mask_scores_as_set(train, command, empty, scored):
+    folder = train("dataset.test=6", "dataset.empty=0.5", f"empty={empty}", "trainer.max_epochs=1")
     weights = checkpoint(folder, "best")
     weights["state_dict"]["net.head.bias"][:] = -50
     torch.save(weights, folder / "checkpoints" / "best.ckpt")
     (folder / "per_image_test.csv").unlink()  # or evaluate would warn of the difference, too
-    with pytest.warns(UserWarning, match=r"6 of 6 masks of images with foreground are empty. The network paints noth"):
+    with pytest.warns(UserWarning, match=r"(\d) of \1 masks of images with foreground are empty"):
         command("evaluate.py", f"run={folder}")
+    assert state(folder)["empty"] == empty
+    rows = read_table(folder / "per_image_test.csv")
+    assert {row.get("dice") for row in rows if row["tp"] + row["fn"] == 0} == scored
+    assert {row["dice"] for row in rows if row["tp"] + row["fn"]} == {0.0}
 
 
 def test_evaluate_names_the_checkpoints_that_there_are(run, command):
@@ -415,7 +459,7 @@ def test_evaluate_names_the_checkpoints_that_there_are(run, command):
     assert (folder / "per_image_val_last.csv").is_file()
 
 
-def test_for_another_checkpoint_threshold_and_mending_are_chosen_anew(train, command, capsys):
+def test_for_another_checkpoint_threshold_and_postprocessing_are_chosen_anew(train, command, capsys):
     folder = train("trainer.max_epochs=1")
     weights = checkpoint(folder, "last")
     weights["state_dict"]["net.head.bias"][:] = 50  # everything, whatever the threshold, but for what is smaller
@@ -462,6 +506,21 @@ def test_a_network_learns_phantoms_far_beyond_painting_nothing_or_everything(tra
     assert summary(counts)["dice"] > 0.5
 
 
+def test_that_nothing_was_seen_is_said_of_the_best_of_the_run_not_of_a_stage(tmp_path, capsys):
+    stage, best, last = (
+        BestOfStage(str(tmp_path), "stage", "val/dice"),
+        *(RunCheckpoint(str(tmp_path), name, monitor) for name, monitor in (("best", "val/dice"), ("last", None))),
+    )
+    stage.best_model_score, best.best_model_score = torch.tensor(0.01), torch.tensor(0.8)
+    trainer = SimpleNamespace(checkpoint_callbacks=[stage, best, last])
+    module = SimpleNamespace(least=0.05, monitor="val/dice")
+    say_what_never_began(module, trainer)
+    assert capsys.readouterr().out == ""
+    best.best_model_score = torch.tensor(0.01)
+    say_what_never_began(module, trainer)
+    assert "val/dice never rose above 0.050" in capsys.readouterr().out
+
+
 def test_of_a_network_that_sees_nothing_yet_the_last_epoch_is_kept(train, capsys):
     """At first it paints noise, which is worth more than what comes next."""
     folder = train("optimizer.lr=0", "trainer.max_epochs=3")
@@ -476,6 +535,13 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(train):
     table = "per_image_test.csv"
     assert (first / table).read_text() == (again / table).read_text()
     assert (first / table).read_text() != (other / table).read_text()
+
+
+def test_a_training_gives_the_losses_that_it_gave_before(train):
+    """Augmented, clipped, decayed, stepped by plateau: what goes lost of that without a word moves these numbers."""
+    folder = train("augment=thesis", "optimizer=sgd", "trainer.max_epochs=3")
+    losses = [row["train/loss"] for row in read_table(folder / "metrics.csv")]
+    assert losses == pytest.approx([0.0, 0.0, 0.0], rel=2e-3)
 
 
 def test_a_failed_run_says_so_in_its_folder(train, tmp_path):
@@ -593,23 +659,29 @@ def test_a_logger_may_be_left_out(train):
     assert not (folder / "tensorboard").exists()
 
 
+def test_another_logger_gets_the_final_scores_too(train):
+    csv = "lightning.pytorch.loggers.CSVLogger"
+    folder = train(f"+logger.csv._target_={csv}", "+logger.csv.save_dir=${folder}", "trainer.max_epochs=1")
+    assert state(folder)["state"] == "done"
+    (table,) = folder.glob("lightning_logs/*/metrics.csv")
+    assert "test/dice" in table.read_text()
+
+
 def test_masks_that_are_all_empty_are_refused(train):
     with pytest.raises(BadInput, match="no training mask has a foreground pixel: there is nothing to learn"):
         train("dataset.empty=0.999999")
 
 
 @pytest.mark.filterwarnings("ignore:.*the full dataset has")
-@pytest.mark.parametrize("layout", ["cvc", "drive", "isic2018", "nerve", "course", "folder"])
-def test_an_exported_layout_is_trained_on(tmp_path, train_anything, layout):
+def test_exported_phantoms_are_trained_on(tmp_path, train_anything):
+    """Two folders here; recipes train on every other layout, see test_experiments.py."""
     script = str(ROOT / "scripts" / "export_phantom.py")
-    settings = (f"layout={layout}", f"out={tmp_path / 'data'}", "images=30", "size=[48,40]")
-    python(script, *settings, check=True)
-    where = {"folder": [f"dataset.{name}={tmp_path / 'data' / name}" for name in ("images", "masks")]}
-    dataset = where.get(layout, [f"dataset.root={tmp_path / 'data'}"])
+    python(script, "layout=folder", f"out={tmp_path}", "images=30", "size=[48,40]", check=True)
+    where = [f"dataset.{name}={tmp_path / name}" for name in ("images", "masks")]
     small = ("dataset.size=[48,40]", "dataset.workers=0", *TINY[4:-1], "trainer.max_epochs=1")
-    folder = train_anything(f"dataset={layout}", *dataset, *small)
+    folder = train_anything("dataset=folder", *where, *small)
     assert state(folder)["state"] == "done"
-    assert len(split_of(folder)) == {"nerve": 27, "course": 26}.get(layout, 30)
+    assert len(split_of(folder)) == 30
 
 
 def test_what_stood_for_auto_is_kept_in_the_run_folder_and_used_again(train, command, capsys):
@@ -754,6 +826,16 @@ def test_a_damaged_best_checkpoint_does_not_lose_the_training(run, command, tmp_
     assert state(folder)["state"] == "done"
 
 
+def test_a_run_without_its_status_is_not_written_over(run, tmp_path):
+    folder = tmp_path / "part"
+    shutil.copytree(run[0] / ".hydra", folder / ".hydra")
+    before = (folder / ".hydra" / "config.yaml").read_text()
+    done = python(str(ROOT / "src" / "train.py"), f"resume={folder}", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "has no status.json: it is not the whole folder of a run" in done.stderr
+    assert (folder / ".hydra" / "config.yaml").read_text() == before
+
+
 def test_a_resumed_run_is_not_another(run, command):
     folder, _ = run
     with pytest.raises(BadInput, match=r"only trainer.max_epochs may change, and where it runs"):
@@ -796,9 +878,16 @@ def test_validation_within_an_epoch_is_refused(train, interval):
         train(f"+trainer.val_check_interval={interval}")
 
 
-def test_weights_in_half_precision_are_refused(train):
-    with pytest.raises(BadInput, match=r"trainer.precision=bf16-true: weights stay in float32"):
-        train("trainer.precision=bf16-true")
+@pytest.mark.parametrize("precision", ["bf16-true", "64", "64-true"])
+def test_weights_of_another_precision_are_refused(train, precision):
+    with pytest.raises(BadInput, match=rf"trainer.precision={precision}: weights stay in float32"):
+        train(f"trainer.precision={precision}")
+
+
+def test_a_sampler_of_lightning_is_refused(train):
+    """It would share out once more what ours have shared out."""
+    with pytest.raises(BadInput, match="use_distributed_sampler must be false"):
+        train("trainer.use_distributed_sampler=true")
 
 
 def test_validation_less_often_than_every_epoch_is_refused(train):
@@ -942,7 +1031,8 @@ def test_a_sweep_trains_every_combination_in_a_folder_that_names_it(tmp_path):
 
 
 def test_build_trainer_takes_the_fastest_safe_precision(monkeypatch):
-    config = OmegaConf.create({"_target_": "builtins.dict", "accelerator": "auto", "precision": "auto"})
+    config = {"_target_": "builtins.dict", "accelerator": "auto", "use_distributed_sampler": False, "precision": "auto"}
+    config = OmegaConf.create(config)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
     assert build_trainer(config)["precision"] == "bf16-mixed"

@@ -114,7 +114,7 @@ def test_other_views_are_taken_only_if_they_gain():
 
     choice = select(counted, of, holes=True)
     assert choice.selection.views == "flips"
-    assert asked == ["flips"]  # masks are mended as seen in the views that were chosen
+    assert asked == ["flips"]  # masks are processed as seen in the views that were chosen
     same = {"none": counted["flips"], "flips": counted["flips"]}
     assert select(same, of).selection.views == "none"
 
@@ -134,7 +134,7 @@ def test_the_policy_for_empty_masks_counts_in_the_curve(empty, expected):
 def test_a_selection_says_what_it_does_and_refuses_what_cannot_be():
     full = Selection(0.35, "turns", min_area=20, largest=True, holes=True)
     assert full.words() == "threshold 0.35, views turns, no piece below 20 pixels, the largest piece, holes filled"
-    assert list(full.mend().steps) == ["min_area", "largest", "holes"]
+    assert list(full.postprocess().steps) == ["min_area", "largest", "holes"]
     with pytest.raises(ValueError, match="threshold must be from 0 to below 1; got 1"):
         Selection(1)
     with pytest.raises(ValueError, match=r"selection.metric must be one of dice, iou.*; got 'hd95'"):

@@ -132,6 +132,12 @@ def test_a_model_from_elsewhere_makes_nothing_but_a_network(unet, tmp_path, aske
         network(tmp_path, shipped.read(tmp_path))
 
 
+def test_a_network_that_is_gone_is_said(unet, tmp_path):
+    model(network={"_target_": "raremask.nets.Renamed"}).write(tmp_path, unet)
+    with pytest.raises(BadInput, match=r"there is no network raremask.nets.Renamed; of another version\?"):
+        network(tmp_path, shipped.read(tmp_path))
+
+
 def test_arguments_of_a_model_from_elsewhere_stay_plain_values(unet, tmp_path):
     model(network=UNET | {"norm": {"_target_": "builtins.print"}}).write(tmp_path, unet)
     with pytest.raises(BadInput, match="cannot be made as it says"):  # nothing was made of it

@@ -20,7 +20,6 @@ from raremask.compare.statistics import (
     student_test,
 )
 
-RANDOM = np.random.default_rng(0)
 differences = arrays(np.int64, st.integers(2, 8), elements=st.integers(-50, 50)).map(lambda whole: whole / 50)
 
 
@@ -45,7 +44,8 @@ def test_weighted_means_leave_out_what_is_left_out():
 
 
 def test_with_one_image_a_group_and_one_seed_the_interval_is_student_s():
-    scores = RANDOM.normal(0.7, 0.1, (1, 40))
+    random = np.random.default_rng(0)
+    scores = random.normal(0.7, 0.1, (1, 40))
     groups = np.arange(40)
     found = estimate([scores], [1], groups, drawn(groups))
     expected = stats.ttest_1samp(scores[0], 0).confidence_interval(0.95)
@@ -54,7 +54,8 @@ def test_with_one_image_a_group_and_one_seed_the_interval_is_student_s():
 
 
 def test_the_difference_of_two_losses_is_student_s_for_pairs():
-    one, other = RANDOM.normal(0.7, 0.1, (2, 1, 40))
+    random = np.random.default_rng(0)
+    one, other = random.normal(0.7, 0.1, (2, 1, 40))
     groups = np.arange(40)
     found = estimate([one, other], [1, -1], groups, drawn(groups))
     expected = stats.ttest_rel(one[0], other[0]).confidence_interval(0.95)
@@ -71,15 +72,17 @@ def test_seeds_that_differ_widen_the_interval_as_welch_has_it():
 
 
 def test_images_of_one_patient_are_not_independent():
-    level = np.repeat(RANDOM.normal(0.5, 0.1, 8), 25)
-    scores = (level + RANDOM.normal(0, 0.01, 200))[None]
+    random = np.random.default_rng(0)
+    level = np.repeat(random.normal(0.5, 0.1, 8), 25)
+    scores = (level + random.normal(0, 0.01, 200))[None]
     patients, alone = np.repeat(np.arange(8), 25), np.arange(200)
     by_patient, by_image = (estimate([scores], [1], groups, drawn(groups)) for groups in (patients, alone))
     assert by_patient.error > 3 * by_image.error
 
 
 def test_a_single_group_shows_nothing():
-    scores, groups = RANDOM.random((2, 10)), np.zeros(10, int)
+    random = np.random.default_rng(0)
+    scores, groups = random.random((2, 10)), np.zeros(10, int)
     found = estimate([scores], [1], groups, drawn(groups))
     assert (found.low, found.high) == (-np.inf, np.inf)
     assert detectable(found) == np.inf

@@ -43,6 +43,7 @@ TARGETS = (
 )
 #: `${a.b}`, `${oc.env:NAME,default}`, `${now:...}`, `${hydra:...}`, without anything inside that is resolved again.
 PLAIN_REFERENCE = re.compile(r"(?<!\\)\$\{(?:[\w.]+|(?:oc\.env|now|hydra):[^${}\\]*)\}")
+PRECISIONS = ("auto", "32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")
 NETWORKS = ("raremask.nets", "segmentation_models_pytorch")  # what a model from elsewhere may be made of
 
 
@@ -260,9 +261,13 @@ def check_trainer(cfg: DictConfig) -> None:
         raise BadInput("trainer.max_steps would end within an epoch, unvalidated. Set trainer.max_epochs.")
     if cfg.get("limit_val_batches") == 0:
         raise BadInput("trainer.limit_val_batches must be more than 0: validation chooses the checkpoint.")
+    if cfg.get("use_distributed_sampler", True):
+        raise BadInput("trainer.use_distributed_sampler must be false: our samplers share the images out themselves.")
     precision = str(cfg.precision)  # 16 comes as a number
-    if precision.endswith("-true") and precision != "32-true":
-        raise BadInput(f"trainer.precision={precision}: weights stay in float32; take bf16-mixed, 16-mixed or 32-true.")
+    if precision not in PRECISIONS:
+        raise BadInput(
+            f"trainer.precision={precision}: weights stay in float32. Choices: auto, bf16-mixed, 16-mixed, 32-true."
+        )
 
 
 def build_trainer(cfg: DictConfig, **parts: Any) -> pl.Trainer:
@@ -315,7 +320,10 @@ def network(place: Path, model: Shipped) -> nn.Module:
     if "encoder_weights" in arguments:
         arguments["encoder_weights"] = None  # they are among the weights; nothing is fetched
     target = str(arguments.pop("_target_", None))
-    kind: type = get_class(target) if target.startswith(NETWORKS) else object
+    try:
+        kind: type = get_class(target) if target.startswith(NETWORKS) else object
+    except ImportError as error:
+        raise BadInput(f"{place}: there is no network {target}; of another version?") from error
     if not (issubclass(kind, nn.Module) and kind.__module__.startswith(NETWORKS)):  # raremask.nets.torch is a way out
         raise BadInput(f"{place}: a network is made by a class in {' or '.join(NETWORKS)}; got {target}.")
     try:

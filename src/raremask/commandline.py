@@ -72,13 +72,15 @@ def run_folder(resume: str | None, new: str) -> str:
     """Say where a run writes: in the folder that it resumes, or in a new one.
 
     Raises:
-        BadInput: If the folder to resume is not that of a run.
+        BadInput: If the folder to resume is not that of a run, or not all of it.
     """
     if not resume:
         several = int(os.environ.get("SLURM_NTASKS", 1)) > 1  # each process would have a time of its own
         new = f"{Path(new).parent}/slurm-{slurm_job()}" if several and slurm_job() else new
         return str(queued_again(Path(new).parent) or new)
     check_run(resume)  # here, because next Hydra writes into the folder
+    if not (Path(resume) / STATUS).is_file():  # and would write over the run's config
+        raise BadInput(f"{resume} has no {STATUS}: it is not the whole folder of a run, and cannot be gone on with.")
     return resume
 
 

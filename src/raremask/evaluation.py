@@ -108,15 +108,15 @@ def score_again(
 ) -> tuple[Judged, float]:
     """Score a run on a split, print it, and compare it with the table that the run has left.
 
-    Returns:
-        What was scored, and the largest change of a score of an image; NaN if there was no table.
-
     Args:
         trainer: Runs the loop.
         run: What is scored.
         split: `val` or `test`.
         checkpoint: Which of its checkpoints its weights are.
         write: Whether the table is written if there is none.
+
+    Returns:
+        What was scored, and the largest change of a score of an image; NaN if there was no table.
     """
     if split == "test":
         use_test(run.folder)

@@ -1,4 +1,4 @@
-"""Mends predicted masks: each step takes a mask `(H, W)` boolean at native size and returns another.
+"""Post-processes predicted masks: each step takes a mask `(H, W)` boolean at native size and returns another.
 
 Steps are settings of a run, chosen on the validation split; none of them can see the truth.
 """
@@ -19,7 +19,7 @@ class LargestComponent:
     """
 
     def __call__(self, mask: np.ndarray) -> np.ndarray:
-        """Return the mended mask, `(H, W)` boolean."""
+        """Return the processed mask, `(H, W)` boolean."""
         labels, areas = _pieces(mask, connectivity=8)
         return mask.copy() if not len(areas) else labels == 1 + int(np.argmax(areas))
 
@@ -43,7 +43,7 @@ class MinArea:
         self.pixels = pixels
 
     def __call__(self, mask: np.ndarray) -> np.ndarray:
-        """Return the mended mask, `(H, W)` boolean."""
+        """Return the processed mask, `(H, W)` boolean."""
         labels, areas = _pieces(mask, connectivity=8)
         return np.concatenate([[False], areas >= self.pixels])[labels]
 
@@ -67,7 +67,7 @@ class FillHoles:
         self.pixels = pixels
 
     def __call__(self, mask: np.ndarray) -> np.ndarray:
-        """Return the mended mask, `(H, W)` boolean."""
+        """Return the processed mask, `(H, W)` boolean."""
         framed = np.pad(mask, 1)  # one ring of background: what is connected to it is outside
         labels, areas = _pieces(~framed, connectivity=4)
         fill = np.concatenate([[False], areas <= (self.pixels or areas.max())])
@@ -81,8 +81,8 @@ class Chain:
     Args:
         steps: The steps by any names, in their order.
 
-    >>> mend = Chain({"area": MinArea(pixels=2), "holes": FillHoles()})
-    >>> mend(np.array([[1, 0, 1, 1]], bool)).astype(int).tolist()
+    >>> postprocess = Chain({"area": MinArea(pixels=2), "holes": FillHoles()})
+    >>> postprocess(np.array([[1, 0, 1, 1]], bool)).astype(int).tolist()
     [[0, 0, 1, 1]]
     """
 
@@ -90,7 +90,7 @@ class Chain:
         self.steps = dict(steps)
 
     def __call__(self, mask: np.ndarray) -> np.ndarray:
-        """Return the mended mask, `(H, W)` boolean."""
+        """Return the processed mask, `(H, W)` boolean."""
         for step in self.steps.values():
             mask = step(mask)
         return mask

@@ -34,12 +34,12 @@ class Painter:
     Args:
         predictor: Gives probabilities; in evaluation mode, on its device.
         model: How images are prepared, and the threshold.
-        mend: Applied to the mask after that.
+        postprocess: Applied to the mask after that.
     """
 
     predictor: Predictor
     model: Shipped
-    mend: Step
+    postprocess: Step
 
     @property
     def on_cpu(self) -> bool:
@@ -57,7 +57,7 @@ class Painter:
         fitted, box = fit(image, tuple(self.model.size or native), self.model.resize)
         pixels = torch.from_numpy(fitted.transpose(2, 0, 1).copy()).float().div(255)
         probability = predict(self.predictor, pixels, native, box).numpy()
-        return image, probability, self.mend(probability > self.model.selection.threshold)
+        return image, probability, self.postprocess(probability > self.model.selection.threshold)
 
 
 def painter(
@@ -66,7 +66,7 @@ def painter(
     device: str = "auto",
     threshold: float | None = None,
     views: str | None = None,
-    mend: Step | None = None,
+    postprocess: Step | None = None,
 ) -> Painter:
     """Put models together whose probabilities are averaged.
 
@@ -76,7 +76,7 @@ def painter(
         device: `cpu`, `cuda` or `auto`.
         threshold: Instead of the chosen one.
         views: Instead of the chosen ones.
-        mend: Instead of the chosen steps.
+        postprocess: Instead of the chosen steps.
 
     Raises:
         BadInput: If the models prepare images differently.
@@ -93,10 +93,10 @@ def painter(
     if device == "cuda" and not gpu:
         why = "an ONNX file computes on the CPU" if torch.cuda.is_available() else "PyTorch sees no GPU"
         raise BadInput(f"device=cuda, and {why}. Use device=auto or device=cpu.")
-    steps = "" if mend is None else "; other steps than these after the threshold"
+    steps = "" if postprocess is None else "; other steps than these after the threshold"
     print(f"{len(nets)} network{'s' * (len(nets) > 1)}; {selection.words()}{steps}; {device}")
     predictor = Predictor(nets, selection.views, first.tile).to(device).eval()
-    return Painter(predictor, replace(first, selection=selection), mend or selection.mend())
+    return Painter(predictor, replace(first, selection=selection), postprocess or selection.postprocess())
 
 
 def predict_files(

@@ -119,8 +119,16 @@ def git(place: Path) -> dict[str, Any] | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, of this package and of all that it names as needed."""
-    needed = [re.split(r"[^\w.-]", line)[0] for line in metadata.requires("raremask") or () if "extra ==" not in line]
+    """Return the versions of Python, of this package and of all that it names as needed.
+
+    Raises:
+        BadInput: If this package is not installed.
+    """
+    try:
+        lines = metadata.requires("raremask") or ()
+    except metadata.PackageNotFoundError as error:
+        raise BadInput("raremask is not installed here: `make setup`, or `pip install --editable .`") from error
+    needed = [re.split(r"[^\w.-]", line)[0] for line in lines if "extra ==" not in line]
     return {"python": platform.python_version(), "raremask": __version__} | {
         name: metadata.version(name) for name in sorted(needed)
     }

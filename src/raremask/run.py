@@ -44,7 +44,7 @@ def evaluate(cfg: DictConfig) -> float:
     shown = evaluation.named(runs[0], cfg.split, cfg.images)
     parts = cfg.trainer if "trainer" in cfg else load_config(runs[0].folder).trainer
     trainer = build_trainer(parts, callbacks=[Progress()], logger=False, enable_checkpointing=False)
-    if cfg.checkpoint != "best":  # for which threshold, views and mending were chosen
+    if cfg.checkpoint != "best":  # for which threshold, views and post-processing were chosen
         runs = [
             evaluation.choose_again(
                 trainer, run, cfg.checkpoint, OmegaConf.to_container(load_config(run.folder).selection)
@@ -85,8 +85,8 @@ def _finished(folders: Sequence[Path], checkpoint: str) -> list[Finished]:
         data, module = build(cfg, data=read.get(images))
         read[images] = data
         load_weights(module, file)
-        selection, module.tile = load_choice(folder)
-        runs.append(Finished(folder, name, data, module, selection))
+        module.tile = cfg.selection.tile
+        runs.append(Finished(folder, name, data, module, load_choice(folder)))
     return runs
 
 
@@ -116,8 +116,8 @@ def predict(cfg: DictConfig) -> int:
     places = [shipped.find(Path(run)) for run in runs_of(cfg.run)]
     models = [shipped.read(place) for place in places]
     nets = [network(place, model) for place, model in zip(places, models, strict=True)]
-    mend = instantiate(cfg.postprocess) if "postprocess" in cfg else None
-    paint = painter(models, nets, cfg.device, cfg.threshold, cfg.views, mend)
+    postprocess = instantiate(cfg.postprocess) if "postprocess" in cfg else None
+    paint = painter(models, nets, cfg.device, cfg.threshold, cfg.views, postprocess)
     submission = instantiate(cfg.submission) if "submission" in cfg else None
     source, out = Path(str(cfg.images)), Path(str(cfg.out))
     return predict_files(paint, source, out, cfg.probabilities, cfg.overlays, submission, cfg.overwrite)
@@ -136,7 +136,7 @@ def compare(cfg: DictConfig) -> None:
     out = Path(cfg.out) if cfg.out else places[0] / "report"
     paint = Paint(**cfg.figures)
     print(report.compare(places, out, _images_of, cfg.metric, cfg.baseline, cfg.margin, cfg.draws, paint))
-    print(f"\nReport: {os.path.relpath(out)}/index.html (also report.md, results.csv)")
+    print(f"\nReport: {os.path.relpath(out)}/index.html (also report.md, results.csv)\n")
 
 
 def _images_of(run: Run) -> report.Look:

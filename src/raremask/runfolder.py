@@ -36,16 +36,10 @@ NOTED = ("collapsed",)  # facts of :func:`note`
 #: Settings of the trainer that say where it runs, and what it shows: they make no other method, and may change when a
 #: run is gone on with.
 MACHINE = ("accelerator", "devices", "strategy", "num_nodes", "sync_batchnorm", "deterministic")
-QUIET = (
-    "enable_model_summary",
-    "enable_progress_bar",
-    "num_sanity_val_steps",
-    "use_distributed_sampler",
-    "detect_anomaly",
-)
+QUIET = ("enable_model_summary", "enable_progress_bar", "num_sanity_val_steps", "detect_anomaly")
 SIGN = 1800  # seconds within which a run on another machine must have shown that it goes on
 BEST, PLAIN = "best checkpoint", "at threshold 0.5"  # rows of a summary
-DEFAULT = "_default"  # of columns: at threshold 0.5, without views or mending
+DEFAULT = "_default"  # of columns: at threshold 0.5, without views or post-processing
 SUFFIXES = ("", "_fov", DEFAULT, f"_fov{DEFAULT}")
 #: The scores of a table on the terminal.
 SHOWN = ("dice", "iou", "precision", "recall", "dice_pooled", "dice_fov")
@@ -253,8 +247,8 @@ def write_scores(
     """Write the tidy table of one split: a row per image, worth every score.
 
     Columns: image, group, foreground (true share of the pixels), tp, fp, fn, tn and the overlap scores; then the same
-    under names ending in `_default` (threshold 0.5, no views or mending) and, if there is a field of view, in `_fov`;
-    then all further scores. A skipped score (NaN) is an empty cell.
+    under names ending in `_default` (threshold 0.5, no views or post-processing) and, if there is a field of view, in
+    `_fov`; then all further scores. A skipped score (NaN) is an empty cell.
 
     Args:
         path: The CSV.

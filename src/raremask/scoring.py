@@ -42,7 +42,7 @@ class Judged:
     Args:
         indices: Their positions in the split, `n`; fewer than the split has if the trainer was limited.
         counts: `(n, 4)` pixel counts under the suffix of their columns: `""` and `"_fov"` as selected, the same and
-            `"_default"` at threshold 0.5 without any mending.
+            `"_default"` at threshold 0.5 without any post-processing.
         more: Every further score of each image, by name; inside the field of view under names that end in `_fov`.
         counted: `(2, BINS)` histogram of all their probabilities.
         painted: The mask of each as it was painted, as run lengths (down the columns, from 1).
@@ -105,7 +105,7 @@ def judge(trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, split: st
 def choose(
     trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, views: Sequence[str], **candidates: Any
 ) -> Choice:
-    """Choose threshold, views and mending on the validation split.
+    """Choose threshold, views and post-processing on the validation split.
 
     In the field of view, if the monitored score is one of it (`val/dice_fov`); else over whole images.
 
@@ -169,7 +169,7 @@ def _gathered(rows: dict[int, Any]) -> dict[int, Any]:
 
 
 @rank_zero_only
-def save_choice(folder: Path, choice: Choice, tile: Sequence[int] | None) -> None:
+def save_choice(folder: Path, choice: Choice) -> None:
     """Write what was chosen on validation, how it came about, and how often the test split was used so far.
 
     A longer run chooses anew, but what it has looked at it has looked at.
@@ -177,25 +177,22 @@ def save_choice(folder: Path, choice: Choice, tile: Sequence[int] | None) -> Non
     Args:
         folder: Of the run.
         choice: What was chosen.
-        tile: Height and width of the windows that images are cut into, or None.
     """
     file = folder / SELECTION
     uses = json.loads(file.read_text())["test_uses"] if file.is_file() else 0
-    facts = choice.facts() | {"tile": None if tile is None else list(tile), "test_uses": uses}
-    write_text(folder / SELECTION, json.dumps(facts, indent=2) + "\n")
+    write_text(folder / SELECTION, json.dumps(choice.facts() | {"test_uses": uses}, indent=2) + "\n")
 
 
-def load_choice(folder: Path) -> tuple[Selection, Sequence[int] | None]:
-    """Return the selection of a run and its tile; that of threshold 0.5 if it ended before there was one.
+def load_choice(folder: Path) -> Selection:
+    """Return the selection of a run; that of threshold 0.5 if it ended before there was one.
 
     Raises:
         BadInput: If it is damaged.
     """
     if not (folder / SELECTION).is_file():
-        return Selection(), None
+        return Selection()
     try:
-        facts = json.loads((folder / SELECTION).read_text())
-        return Selection(**facts["selection"]), facts["tile"]
+        return Selection(**json.loads((folder / SELECTION).read_text())["selection"])
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{folder / SELECTION} is damaged: {error}") from error
 

@@ -1,4 +1,4 @@
-"""What turns probabilities into masks, chosen on the validation split: threshold, views and mending.
+"""What turns probabilities into masks, chosen on the validation split: threshold, views and post-processing.
 
 Nothing here ever sees the test split. A choice is kept simple: another threshold, and each further step, must be better
 by a margin and by more than one standard error over the images, or it is noise of a few that is being followed.
@@ -42,7 +42,7 @@ class Selection:
         if not 0 <= self.threshold < 1:
             raise ValueError(f"threshold must be from 0 to below 1; got {self.threshold}")
 
-    def mend(self) -> Chain:
+    def postprocess(self) -> Chain:
         """Return the chain of steps after the threshold."""
         steps: dict[str, Step] = {}
         if self.min_area:
@@ -55,7 +55,7 @@ class Selection:
 
     def __call__(self, probability: np.ndarray) -> np.ndarray:
         """Return the mask `(H, W)` boolean of a probability `(H, W)` at native size."""
-        return self.mend()(probability > self.threshold)
+        return self.postprocess()(probability > self.threshold)
 
     def words(self) -> str:
         """Say it in a few words.
@@ -99,8 +99,8 @@ class Choice:
         selection: What was chosen.
         metric: The mean over images that was looked at.
         value: What it reached on validation.
-        default: What threshold 0.5 without any mending reaches there.
-        curve: The metric at each threshold k / 1000, with the chosen views and without mending.
+        default: What threshold 0.5 without any post-processing reaches there.
+        curve: The metric at each threshold k / 1000, with the chosen views and without post-processing.
         tried: Every step that was tried, in words, and what it reached.
     """
 
@@ -165,11 +165,11 @@ def select(
     holes: bool = False,
     empty: str = "one",
 ) -> Choice:
-    """Choose threshold, views and mending, one after the other, each by its gain on validation.
+    """Choose threshold, views and post-processing, one after the other, each by its gain on validation.
 
     Args:
         histograms: `(n, 2, BINS)` of the validation images, for each kind of views that may be chosen, simplest first.
-        counts_of: Gives the counts `(n, 4)` of the same images under a selection, mended.
+        counts_of: Gives the counts `(n, 4)` of the same images under a selection, processed.
         metric: The mean over images to choose by; a name in :data:`raremask.metrics.overlap.SCORES`.
         areas: Smallest areas that may be asked of a piece, in pixels.
         largest: Whether keeping only the largest piece may be chosen.

@@ -28,7 +28,9 @@ from raremask.runfolder import SIGN, STATUS, alive, begun, flat, read_status, wr
 
 LEDGER = "ledger.csv"
 NO_PART = ("resume", "sweep", "folder", "retry", "data_dir")  # settings that make no other run
-ANEW = (".hydra", "train.log")  # what stays in a folder when its run starts anew
+#: What a run leaves that has not ended an epoch; whatever else lies in its folder is someone's.
+LEFT = (STATUS, "split.csv", "auto.json", "receipt.json", "leaks.csv", "stopped.json", "metrics.csv")
+LEFT_BELOW = ("figures/leaks.png", "tensorboard/events.out.tfevents.*")
 
 
 def is_job() -> bool:
@@ -139,9 +141,9 @@ def differences(saved: DictConfig, cfg: DictConfig) -> list[str]:
 
 def _clear(folder: Path) -> None:
     """Take away what a run has left that had not ended an epoch."""
-    for path in folder.iterdir():
-        if path.name not in ANEW:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for pattern in LEFT + LEFT_BELOW:
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def _forget_this_start() -> None:

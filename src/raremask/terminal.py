@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
+from raremask.checkpoints import RunCheckpoint
 from raremask.collapse import collapse
 from raremask.commandline import plain_warnings
 from raremask.data.base import ImageMaskData
@@ -107,7 +108,8 @@ def say_what_determinism_costs(module: Segmenter, trainer: pl.Trainer, data: Ima
     warned = torch.is_deterministic_algorithms_warn_only_enabled()  # trainer.deterministic=warn: nothing is enforced
     if device.type != "cuda" or warned or not torch.are_deterministic_algorithms_enabled():
         return
-    with_it, without = (seconds_of_a_step(module, data, device, one, steps) for one in (True, False))
+    with trainer.precision_plugin.train_step_context():  # in float32 a batch may not fit
+        with_it, without = (seconds_of_a_step(module, data, device, one, steps) for one in (True, False))
     torch.use_deterministic_algorithms(True)
     print(f"trainer.deterministic=true: a step takes {with_it / without:.2f} times as long as without.")
 
@@ -115,7 +117,7 @@ def say_what_determinism_costs(module: Segmenter, trainer: pl.Trainer, data: Ima
 def seconds_of_a_step(
     module: Segmenter, data: ImageMaskData, device: torch.device, deterministic: bool, steps: int
 ) -> float:
-    """Return the median time of a forward and backward pass of a copy of the network, in float32.
+    """Return the median time of a forward and backward pass of a copy of the network.
 
     Args:
         module: Holds the network and the loss.
@@ -146,7 +148,8 @@ def say_what_never_began(module: Segmenter, trainer: pl.Trainer) -> None:
         module: Knows what the monitored score must be above.
         trainer: Has trained.
     """
-    best = trainer.checkpoint_callbacks[0].best_model_score
+    best = next(one for one in trainer.checkpoint_callbacks if type(one) is RunCheckpoint and one.monitor)
+    best = best.best_model_score
     if best is not None and best <= module.least:
         print(
             f"\n{module.monitor} never rose above {module.least:.3f}, which is a little more than painting nothing or "
@@ -164,7 +167,7 @@ def say_what_came_out(folder: Path, empty: str, test: Judged) -> None:
         test: What was scored.
     """
     counts = read_counts(folder / "per_image_test.csv")
-    selection, _ = load_choice(folder)
+    selection = load_choice(folder)
     print(f"\nTest, mean over images at native size (an empty mask left empty counts as: {empty})")
     print(format_scores(beside_baselines(counts, empty)))
     print(f"\nChosen on validation: {selection.words()}. {looks_at_test(folder)}")

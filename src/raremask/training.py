@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -149,7 +149,7 @@ def _train(
     candidates = OmegaConf.to_container(cfg.selection)
     module.tile = candidates.pop("tile")
     choice = choose(trainer, data, module, **candidates)
-    save_choice(folder, choice, module.tile)
+    save_choice(folder, choice)
     use_test(folder)
     judged = {split: judge(trainer, data, module, split, choice.selection) for split in ("val", "test")}
     for split, images in judged.items():
@@ -236,9 +236,9 @@ def log_results(
     monitored: float,
     epochs: int,
 ) -> None:
-    """Log the final scores with the settings that led to them: TensorBoard's hparams tab.
+    """Log the final scores with the settings that led to them: in TensorBoard its hparams tab.
 
-    The tab shows five settings at first, in alphabetical order; those that tell runs apart come first.
+    That tab shows five settings at first, in alphabetical order; those that tell runs apart come first.
 
     Args:
         loggers: Of the run.
@@ -254,7 +254,11 @@ def log_results(
     settings = main | {f"setting/{key}": value for key, value in others.items()}
     results = {f"test/{name}": value for name, value in scores.items()} | {f"best/{cfg.monitor}": monitored}
     for logger in loggers:
-        logger.log_hyperparams(settings, results)
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(settings, results)
+        else:  # others take no scores with the settings
+            logger.log_hyperparams(settings)
+            logger.log_metrics(results)
         logger.finalize("success")
 
 

@@ -5,6 +5,7 @@ import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -66,6 +67,13 @@ class Picture:
     caption: str
     dpi: int = 130
 
+    @cached_property
+    def png(self) -> bytes:
+        """The figure's file; it is drawn once, for both pages."""
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", dpi=self.dpi)
+        return buffer.getvalue()
+
 
 @dataclass(frozen=True)
 class Section:
@@ -91,7 +99,7 @@ def write(folder: Path, title: str, sections: Sequence[Section], footer: str) ->
             text += [f"## {_plain(section.heading)}", ""]
         for block in section.blocks:
             if isinstance(block, Picture):
-                write_bytes(folder / "figures" / f"{block.name}.png", _png(block))
+                write_bytes(folder / "figures" / f"{block.name}.png", block.png)
             page.append(_html(block))
             text += [_markdown(block), ""]
     text += [_plain(footer), ""]
@@ -106,12 +114,6 @@ def write(folder: Path, title: str, sections: Sequence[Section], footer: str) ->
     )
 
 
-def _png(picture: Picture) -> bytes:
-    buffer = io.BytesIO()
-    picture.figure.savefig(buffer, format="png", dpi=picture.dpi)
-    return buffer.getvalue()
-
-
 def _html(block: Paragraph | Notes | Grid | Picture) -> str:
     say = html.escape
     if isinstance(block, Paragraph):
@@ -123,7 +125,7 @@ def _html(block: Paragraph | Notes | Grid | Picture) -> str:
         head = "".join(f"<th>{say(column)}</th>" for column in block.columns)
         body = "".join("<tr>" + "".join(f"<td>{say(cell)}</td>" for cell in row) + "</tr>" for row in block.rows)
         return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    data = base64.b64encode(_png(block)).decode()
+    data = base64.b64encode(block.png).decode()
     return (
         f"<figure><img alt='{say(block.caption, quote=True)}' src='data:image/png;base64,{data}'>"
         f"<figcaption>{say(block.caption)}</figcaption></figure>"

@@ -11,7 +11,7 @@ from raremask.compare.statistics import Estimate, Pair
 from raremask.figures import logarithmic
 
 #: Paul Tol's bright colours and two more: they differ for colour-blind eyes too, in this order.
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777", "#ee8866", "#004488", "#bbcc33")
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777", "#000000", "#004488", "#bbcc33")
 STYLES = ("-", "--", ":")
 BINS = 6  # of foreground or size, over which means are drawn
 WIDE = 44  # letters of a label in a line: more would leave no room for what is drawn

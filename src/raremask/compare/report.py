@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from raremask.compare.document import Grid, Notes, Paragraph, Picture, Section, 
 from raremask.compare.results import Run, Table
 from raremask.compare.statistics import Estimate, Pair, cliques, estimate, pairs, ranks, resample
 from raremask.figures import Paint, Row, gallery
+from raremask.metrics.overlap import COUNTS, baselines, summary
 from raremask.runfolder import write_text
 from raremask.runlengths import RunLengths
 from raremask.tables import read_table
@@ -61,7 +63,7 @@ def compare(
         paint: How predictions are painted.
 
     Returns:
-        The headline.
+        What a terminal shows of it: the headline, the scores in short, and what a reviewer would object to.
 
     Raises:
         BadInput: If the runs cannot be compared, or a setting is unknown.
@@ -73,7 +75,7 @@ def compare(
     weights = resample(table.groups, draws, np.random.default_rng(0))
     means = {label: estimate([scores], [1], table.groups, weights) for label, scores in table.scores.items()}
     means = dict(sorted(means.items(), key=lambda item: -np.nan_to_num(item[1].value, nan=-np.inf)))
-    table = Table(**(vars(table) | {"scores": {label: table.scores[label] for label in means}}))
+    table = replace(table, scores={label: table.scores[label] for label in means})
     if baseline is not None and baseline not in means:
         raise BadInput(f"baseline={baseline} is not among the runs: {', '.join(means)}")
     baseline = baseline or next((name for name in BASELINES if name in means), None)
@@ -81,10 +83,12 @@ def compare(
     name = SHOWN.get(metric, metric)
     headline = words(means, found, baseline, margin, name)
     done = [run for run in runs if run.rows]
+    objections = results.objections(runs, table)
+    scores = _scores(done, table, weights)
     sections = [
         Section("", [Paragraph(headline, lead=True), Paragraph(_about(runs, table))]),
-        Section("", _noted(results.warnings(runs, table))),
-        Section("Scores", [_scores(runs, table, weights)]),
+        Section("", [Notes(OBJECTIONS, objections)] if objections else []),
+        Section("Scores", [scores]),
         Section("Who is told apart", _told_apart(means, found, table, weights, margin, name)),
         Section("Where they differ", _where(done, table, metric, name, look, paint)),
         Section("How they learnt", _learnt(done, table, metric)),
@@ -93,9 +97,11 @@ def compare(
     footer = f"Made by raremask from {len(runs)} runs below {', '.join(map(str, places))}."
     write(out, f"{runs[0].settings.get('dataset', 'runs')}: which loss, by how much, how sure", sections, footer)
     write_text(out / "results.csv", _tidy(done))
-    return headline
+    noted = ["", f"{OBJECTIONS}:", *(f"- {line}" for line in objections)] if objections else []
+    return "\n".join([headline, "", *_in_short(scores, name), *noted])
 
 
+OBJECTIONS = "What a reviewer would object to"
 METHOD = """\
 The score of a run is the mean over images; of a loss, the mean over its seeds. Intervals (95 %): the variance of a \
 bootstrap that draws groups with replacement and images within them ({draws} draws), plus the variance between seeds, \
@@ -104,7 +110,7 @@ differences are changed, all ways up to 14 groups, 20,000 random ones beyond. To
 and the interval's own, corrected for the number of pairs by Holm, is below 5 %. Equivalent: the interval lies within \
 {margin:g} on both sides of 0. Could have shown: the smallest true difference that a test of this error finds four \
 times of five, corrected for the number of pairs (Bonferroni); none if the groups are so few that no p value can be \
-below 5 %."""
+below 5 %. The highest of several means was found on these same images, and so is a little too high."""
 
 
 def words(
@@ -170,17 +176,16 @@ def _about(runs: Sequence[Run], table: Table) -> str:
     left = f" {table.empties} test images with an empty mask are left out." if table.empties else ""
     return (
         f"{len(table.images)} test images of {groups} groups, {len(table.scores)} losses or settings, "
-        f"{span_of_seeds} seeds each. Threshold and mending of "
+        f"{span_of_seeds} seeds each. Threshold and post-processing of "
         f"each run were chosen on validation. An empty mask left empty counts as: {policy}.{left}"
     )
 
 
-def _noted(lines: Sequence[str]) -> list[Notes]:
-    return [Notes("What a reviewer would object to", lines)] if lines else []
-
-
 def _scores(runs: Sequence[Run], table: Table, weights: np.ndarray) -> Grid:
-    """A row for each label: means with intervals, spread over seeds, what went wrong, and what it cost."""
+    """A row for each label: means with intervals, spread over seeds, what went wrong, and what it cost.
+
+    Below them what painting nothing and everything would score, where that says something.
+    """
     columns = [column for column in SHOWN if any(column in row for run in runs for row in run.rows.values())]
     laid = {column: results.table(runs, column, table.images).scores for column in columns}
     rows = []
@@ -202,8 +207,32 @@ def _scores(runs: Sequence[Run], table: Table, weights: np.ndarray) -> Grid:
         cells.append(_mean([run.facts.get("memory_gib") for run in mine], "{:.1f} GiB"))
         cells.append(_mean([run.threshold_drop() for run in mine], "{:.3f}"))
         rows.append(cells)
+    for name, scores in _floor(runs, table).items():
+        rows.append([name, *(f"{scores[column]:.3f}" if column in scores else "-" for column in columns), *["-"] * 5])
     more = ["spread over seeds", "collapsed or failed", "time", "host memory", "lost at threshold ± 0.1"]
     return Grid(["", *(SHOWN[column] for column in columns), *more], rows)
+
+
+def _floor(runs: Sequence[Run], table: Table) -> dict[str, dict[str, float]]:
+    """What painting nothing and painting everything would score on the images that all runs have."""
+    rows = {image: row for run in runs for image, row in run.rows.items()}
+    first, empty = rows[table.images[0]], runs[0].facts.get("empty", "one")
+    found: dict[str, dict[str, float]] = {"all background": {}, "all foreground": {}}
+    for suffix in (suffix for suffix in ("", "_fov") if f"{COUNTS[0]}{suffix}" in first):
+        counts = np.array([[rows[image][f"{name}{suffix}"] for name in COUNTS] for image in table.images])
+        for name, cells in baselines(counts).items():
+            if name in found:
+                found[name] |= {f"{key}{suffix}": value for key, value in summary(cells, empty).items()}
+    return found
+
+
+def _in_short(scores: Grid, metric: str) -> list[str]:
+    """The columns of a terminal's width: the score that decides, the same at 0.5, its spread, and the time."""
+    kept = [column for column in (metric, f"{metric} at 0.5", "spread over seeds", "time") if column in scores.columns]
+    shown = [scores.columns, *scores.rows]
+    cells = [[row[0], *(row[scores.columns.index(column)] for column in kept)] for row in shown]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in cells]
 
 
 def _mean(values: Sequence[float | None], form: str) -> str:

@@ -259,7 +259,7 @@ def table(runs: Sequence[Run], metric: str, images: Sequence[str] | None = None)
     )
 
 
-def warnings(runs: Sequence[Run], compared: Table) -> list[str]:
+def objections(runs: Sequence[Run], compared: Table) -> list[str]:
     """Say what a reviewer would object to.
 
     Args:

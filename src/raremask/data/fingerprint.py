@@ -29,7 +29,7 @@ class Measures:
         foreground: Pixels of the mask.
         objects: Area in pixels of each connected piece of foreground (8 neighbours), largest first.
         side: Longer side of the box around the largest object, in pixels.
-        boundary: Foreground pixels that touch background.
+        boundary: Foreground pixels that touch background or the edge of the image.
         thickness: Of the foreground, in pixels; None without foreground or without background.
         histogram: `(C, 256)` how often each value occurs in each channel.
     """

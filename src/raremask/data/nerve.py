@@ -1,5 +1,6 @@
 """Ultrasound nerve segmentation (Kaggle 2016): grayscale images of necks, of which about 60 % show no nerve."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,7 @@ class Nerve(ImageMaskData):
         folder, listed = self.root / "train", self.root / "train_masks.csv"
         drawn = visible(folder, "_mask.tif")
         images = files(folder, ".tif", 5635, "the competition's archive", but="_mask.tif")
-        foreign = [path.name for path in images if not all(part.isdigit() for part in path.stem.split("_", 1))]
+        foreign = [path.name for path in images if not re.fullmatch(r"\d+_\d+", path.stem)]
         if foreign:
             raise BadInput(f"{folder}: images are named <subject>_<number>.tif; got {', '.join(foreign[:5])}.")
         images.sort(key=lambda path: [int(part) for part in path.stem.split("_")])

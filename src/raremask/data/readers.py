@@ -1,7 +1,6 @@
 """Reads image and mask files, and says what is wrong with one that cannot be read."""
 
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -79,7 +78,7 @@ def read_mask(path: Path, remarks: list[str] | None = None) -> np.ndarray:
             raise BadInput(f"{path}: only its alpha channel varies; save the mask without one, white on black")
     if pixels.ndim == 3:
         colours = ((pixels[..., :3] > half) * np.array([1, 2, 4])).sum(axis=2).astype(np.uint8)
-        if len(several := _areas(colours, range(1, 8))) > 1:
+        if len(several := [number for number in _areas(colours) if number]) > 1:
             names = ", ".join(COLOURS[number] for number in several)
             raise BadInput(f"{path}: areas of several colours ({names}); {ONE_CLASS}")
         pixels = pixels[..., :3].max(axis=2)
@@ -87,9 +86,10 @@ def read_mask(path: Path, remarks: list[str] | None = None) -> np.ndarray:
     if 1 < brightest <= half:
         raise BadInput(f"{path}: the brightest value is {brightest}, but foreground must be 1 or more than {half}")
     if brightest > 1:
-        step = half // 127 + (half > 127)  # 1 of 8 bits, 258 of 16
-        suspect = [value * step for value in (*(() if _is_jpeg(path) else LABELS), *GRAYS)]
-        if grays := [value for value in _areas(pixels, suspect) if value < brightest]:
+        step = np.iinfo(pixels.dtype).max // 255  # 1 of 8 bits, 257 of 16
+        labels = () if _is_jpeg(path) else LABELS
+        flat = [value for value in _areas(pixels) if value < brightest]
+        if grays := [value for value in flat if value in labels or value // step in (*labels, *GRAYS)]:
             values = ", ".join(map(str, [*grays[:5], brightest]))
             raise BadInput(f"{path}: areas of several values ({values}); {ONE_CLASS}")
         low, high = int((pixels > half // 2).sum()), int((pixels > half + half // 2).sum())
@@ -110,11 +110,11 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     scratch.replace(path)
 
 
-def _areas(pixels: np.ndarray, values: Iterable[int]) -> list[int]:
-    """Which of these values fill a square of 3 x 3 pixels somewhere: an edge, however soft, does not."""
+def _areas(pixels: np.ndarray) -> list[int]:
+    """Which values fill a square of 3 x 3 pixels somewhere: an edge, however soft, does not."""
     square = np.ones((3, 3), np.uint8)
     flat = cv2.erode(pixels, square, borderValue=0) == cv2.dilate(pixels, square, borderValue=0)
-    return sorted(set(np.unique(pixels[flat]).tolist()) & set(values))
+    return np.unique(pixels[flat]).tolist()
 
 
 def _is_jpeg(path: Path) -> bool:

@@ -137,7 +137,7 @@ class Surface(nn.Module):
     Range: below 0 at its best (minus the mean depth of the mask), above 0 at its worst; in pixels, without a bound. phi
     is 0 where a mask is empty or full: such an image is worth 0 and teaches nothing.
 
-    When to use: never alone, where it collapses. Add it to a loss of overlap with a small weight that grows over the
+    When to use: never alone, where it may collapse. Add it to a loss of overlap with a small weight that grows over the
     epochs (the paper: 0.01, and 0.01 more each epoch): `loss=dice_surface callbacks=growing_term`.
 
     Source:
