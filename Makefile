@@ -3,12 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 SWEEP := demo_$(shell date +%Y-%m-%d_%H-%M-%S)
 
-.PHONY: demo test lint setup clean
+SIDE_BY_SIDE := -n logical --maxprocesses 4
+
+.PHONY: demo test coverage lint setup clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train bce_dice, dynamit and boundary_dou on phantoms and compare them (3 to 7 minutes on 2 cores)"
 	@echo "make test    ruff, mypy and pytest"
+	@echo "make coverage  pytest once more, and which lines it runs; takes nearly twice as long"
 	@echo "make setup   only .venv with the pinned versions of constraints.txt"
 
 setup: .venv/.complete
@@ -23,15 +26,18 @@ setup: .venv/.complete
 
 demo: setup
 	$(BIN)/python src/train.py --multirun experiment=demo loss=bce_dice,dynamit,boundary_dou sweep=$(SWEEP)
-	@$(BIN)/python scripts/show_runs.py outputs/sweeps/$(SWEEP)
+	$(BIN)/python src/compare.py runs=outputs/sweeps/$(SWEEP)
 
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m mypy
 
-test: lint  # coverage: of what runs in the tests' own processes; many start others
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --cov=raremask --cov-report=term:skip-covered
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE)
+
+coverage: setup  # of what runs in the tests' own processes; many start others
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov=raremask --cov-report=term:skip-covered
 
 clean:
 	rm -rf .venv

@@ -15,7 +15,7 @@ from raremask.runfolder import write_bytes, write_text
 STYLE = """
 :root { color-scheme: light; --ink: #1d2433; --faint: #66708a; --line: #d9deea; --note: #fff6e0; --accent: #2b5c9e; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.2rem; max-width: 62rem; font: 16px/1.5 system-ui, sans-serif; color: var(--ink); }
+body { margin: 0 auto; padding: 1.2rem; max-width: 80rem; font: 16px/1.5 system-ui, sans-serif; color: var(--ink); }
 h1 { font-size: 1.5rem; margin: .3rem 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .4rem; color: var(--accent); }
 .lead { font-size: 1.12rem; border-left: 4px solid var(--accent); padding: .3rem .9rem; }
 .note { background: var(--note); border: 1px solid #e8d3a0; border-radius: 6px; padding: .5rem .9rem; margin: .8rem 0; }
@@ -24,7 +24,7 @@ h1 { font-size: 1.5rem; margin: .3rem 0; } h2 { font-size: 1.15rem; margin: 2rem
 table { border-collapse: collapse; font-size: .86rem; margin: .5rem 0; }
 th, td { padding: .28rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } th { color: var(--faint); font-weight: 600; }
-td b { color: var(--accent); }
+td b { color: var(--accent); } td small { display: block; color: var(--faint); }
 figure { margin: .8rem 0; } figure img { max-width: 100%; height: auto; display: block; }
 figcaption, footer { color: var(--faint); font-size: .86rem; }
 @media (max-width: 40rem) { body { padding: .7rem; font-size: 15px; } figure { overflow-x: auto; }
@@ -52,7 +52,7 @@ class Notes:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table; the first column names the rows."""
+    """A table; the first column names the rows. A cell may have several lines."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -123,13 +123,19 @@ def _html(block: Paragraph | Notes | Grid | Picture) -> str:
         return f"<div class=note><b>{say(block.title)}</b><ul>{lines}</ul></div>"
     if isinstance(block, Grid):
         head = "".join(f"<th>{say(column)}</th>" for column in block.columns)
-        body = "".join("<tr>" + "".join(f"<td>{say(cell)}</td>" for cell in row) + "</tr>" for row in block.rows)
+        body = "".join("<tr>" + "".join(f"<td>{_lines(cell)}</td>" for cell in row) + "</tr>" for row in block.rows)
         return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     data = base64.b64encode(block.png).decode()
     return (
         f"<figure><img alt='{say(block.caption, quote=True)}' src='data:image/png;base64,{data}'>"
         f"<figcaption>{say(block.caption)}</figcaption></figure>"
     )
+
+
+def _lines(cell: str) -> str:
+    """What stands below the first line of a cell is small print."""
+    first, *more = html.escape(cell).split("\n")
+    return "".join([first, *(f"<small>{line}</small>" for line in more)])
 
 
 def _markdown(block: Paragraph | Notes | Grid | Picture) -> str:

@@ -84,7 +84,7 @@ def compare(
     headline = words(means, found, baseline, margin, name)
     done = [run for run in runs if run.rows]
     objections = results.objections(runs, table)
-    scores = _scores(done, table, weights)
+    scores = _scores(done, table, weights, metric)
     sections = [
         Section("", [Paragraph(headline, lead=True), Paragraph(_about(runs, table))]),
         Section("", [Notes(OBJECTIONS, objections)] if objections else []),
@@ -181,12 +181,13 @@ def _about(runs: Sequence[Run], table: Table) -> str:
     )
 
 
-def _scores(runs: Sequence[Run], table: Table, weights: np.ndarray) -> Grid:
+def _scores(runs: Sequence[Run], table: Table, weights: np.ndarray, metric: str) -> Grid:
     """A row for each label: means with intervals, spread over seeds, what went wrong, and what it cost.
 
     Below them what painting nothing and everything would score, where that says something.
     """
-    columns = [column for column in SHOWN if any(column in row for run in runs for row in run.rows.values())]
+    names = {metric: SHOWN.get(metric, metric)} | SHOWN  # what decides stands first
+    columns = [column for column in names if any(column in row for run in runs for row in run.rows.values())]
     laid = {column: results.table(runs, column, table.images).scores for column in columns}
     rows = []
     for label in table.scores:
@@ -197,7 +198,7 @@ def _scores(runs: Sequence[Run], table: Table, weights: np.ndarray) -> Grid:
             low = max(one.low, 0.0)  # no score here is below 0; Student does not know
             high = one.high if column in ("hd95",) else min(one.high, 1.0)
             digits = 1 if column == "hd95" else 3
-            ends = f" ({low:.{digits}f}-{high:.{digits}f})" if np.isfinite(one.low) else ""
+            ends = f"\n({low:.{digits}f}-{high:.{digits}f})" if np.isfinite(one.low) else ""
             cells.append(f"{one.value:.{digits}f}{ends}")
         seeds = np.nanmean(table.scores[label], axis=1)
         cells.append(f"{seeds.std(ddof=1):.3f}" if len(seeds) > 1 else "one seed")
@@ -210,7 +211,7 @@ def _scores(runs: Sequence[Run], table: Table, weights: np.ndarray) -> Grid:
     for name, scores in _floor(runs, table).items():
         rows.append([name, *(f"{scores[column]:.3f}" if column in scores else "-" for column in columns), *["-"] * 5])
     more = ["spread over seeds", "collapsed or failed", "time", "host memory", "lost at threshold ± 0.1"]
-    return Grid(["", *(SHOWN[column] for column in columns), *more], rows)
+    return Grid(["", *(names[column] for column in columns), *more], rows)
 
 
 def _floor(runs: Sequence[Run], table: Table) -> dict[str, dict[str, float]]:
@@ -230,7 +231,7 @@ def _in_short(scores: Grid, metric: str) -> list[str]:
     """The columns of a terminal's width: the score that decides, the same at 0.5, its spread, and the time."""
     kept = [column for column in (metric, f"{metric} at 0.5", "spread over seeds", "time") if column in scores.columns]
     shown = [scores.columns, *scores.rows]
-    cells = [[row[0], *(row[scores.columns.index(column)] for column in kept)] for row in shown]
+    cells = [[row[0], *(row[scores.columns.index(one)].replace("\n", " ") for one in kept)] for row in shown]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in cells]
 
