@@ -34,10 +34,10 @@ lint: setup
 	$(BIN)/python -m mypy
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 coverage: setup  # of what runs in the tests' own processes; many start others
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov=raremask --cov-report=term:skip-covered
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov=raremask --cov-report=term:skip-covered
 
 clean:
 	rm -rf .venv

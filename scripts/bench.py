@@ -124,6 +124,8 @@ class Clock(Callback):
     def on_validation_start(self, trainer: Any, *more: Any) -> None:
         """Note how long the steps of training took."""
         if not trainer.sanity_checking:
+            if torch.cuda.is_available():  # which may still be at work
+                torch.cuda.synchronize()
             self.training.append(time.perf_counter() - self.began)
 
     def on_train_epoch_end(self, *more: Any) -> None:

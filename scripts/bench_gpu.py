@@ -3,23 +3,27 @@
     python scripts/bench_gpu.py [only=training,step]  # on a machine with a GPU; writes into docs/performance.md
     python scripts/bench_gpu.py try=cpu               # with small sizes on the CPU, printed only: does the script work?
 
-Sections: training, step, loss, waits, sweep; on an H200 two minutes, over two and a half, half a minute, one, and over
-one. Needs no data and no network: phantoms, and smp's U-Net with ResNet-34 without pretrained weights. Every figure is
-the ratio of two things measured in turn in one run, the median of several.
+Sections: training, loss, thesis, sweep, waits, step; the first took two minutes on an H200. Each row is written when it
+is measured, also into the folder that $OUT names, and a section that fails leaves the others alone. Needs no data and
+no network: phantoms, and smp's U-Net with ResNet-34 without pretrained weights. Every figure is the ratio of two things
+measured in turn in one run, the median of several. Where the package is not installed, PYTHONPATH must be absolute.
 """
 
 import copy
+import os
+import shutil
 import statistics
 import subprocess
 import sys
 import time
+import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench import ROOT, Row, composed, publish, scratch, trained
+from bench import PAGE, ROOT, Row, composed, publish, scratch, trained
 from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,9 +34,8 @@ from raremask.terminal import quieten
 
 TRY = "try=cpu" in sys.argv
 DEVICE = torch.device("cpu" if TRY else "cuda")
-SECTIONS = ("training", "step", "loss", "waits", "sweep")
+SECTIONS = ("training", "loss", "thesis", "sweep", "waits", "step")
 RESNET = ("model=unet_resnet34", "model.encoder_weights=null", *(["model.encoder=mobilenet_v2"] if TRY else []))
-THESIS = ("model=unet", "model.base=64")
 FIRST = "as train.py does it"
 LOSSES = ("dynamit", "boundary_gaussian", "boundary_dou")
 
@@ -100,12 +103,12 @@ def settings(folder: Path, *more: str) -> Any:
     return cfg
 
 
-def training() -> list[Row]:
+def training() -> Iterator[Row]:
     """Epochs of train.py beside the same number of steps fed from the GPU's memory."""
     cases = [(256, 64, 200, 8, "flips"), (512, 32, 100, 12, "photo")]
     if TRY:
         cases = [(32, 2, 4, 0, "flips"), (64, 2, 4, 2, "photo")]
-    rows, images, epochs = [], 8 if TRY else 320, 3
+    images, epochs = (8, 3) if TRY else (320, 5)
     for size, batch, steps, workers, augment in cases:
         draws = batch * steps // images
         with scratch() as folder, warnings.catch_warnings():
@@ -136,59 +139,65 @@ def training() -> list[Row]:
         ours = statistics.median(clock.training[1:])
         note = f"{steps * batch / ours:.0f} images/s, {1000 * ours / steps:.1f} ms a step"
         what = f"throughput of training, {batch} images {size}x{size}, augment={augment}, {workers} workers"
-        rows.append(Row(what, "the same step fed from the GPU", 0.95, ratio, True, note))
-        print(rows[-1].line(), flush=True)
-    return rows
+        yield Row(what, "the same step fed from the GPU", 0.95, ratio, True, note)
 
 
-def step() -> list[Row]:
-    """What each setting gains, the peak of memory, and the share of the matrix rate that the network reaches."""
-    rows, rate = [], matrix_rate()
-    cases = [
-        ("U-Net/ResNet-34", RESNET, 256, 64),
-        ("U-Net/ResNet-34", RESNET, 512, 32),
-        ("U-Net, base 64", THESIS, 256, 16),
-        ("U-Net, base 64, norm=batch", (*THESIS, "model.norm=batch"), 256, 16),
-    ]
-    if TRY:
-        cases = [("U-Net/ResNet-34", RESNET, 32, 2)]
-    for model, network, size, batch in cases:
-        with scratch() as folder:
-            cfg = settings(folder, *network, "loss=bce_dice")
-            net, loss = instantiate(cfg.model), instantiate(cfg.loss).to(DEVICE)
-        image, mask = batch_of(batch, size)
-        with FlopCounterMode(display=False) as counter:
-            loss(net(image[:1].cpu()), mask[:1].cpu()).backward()
-        work = counter.get_total_flops() * batch
-        layouts = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-        usual, other = layouts if network == RESNET else reversed(layouts)  # EncoderDecoder is channels_last itself
-        base = 0.0
-        for name in (FIRST, other, "float32", "cudnn.benchmark", "fused AdamW", "compiled"):
-            layout = layouts[other if name == other else usual]
-            mine = copy.deepcopy(net).to(DEVICE, memory_format=layout).train()
-            picture = image.contiguous(memory_format=layout)
-            torch.backends.cudnn.benchmark = name == "cudnn.benchmark"
-            if name == "compiled":
-                mine.compile(backend="aot_eager" if TRY else "inductor")
-            if DEVICE.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            more = {"fused": True} if name == "fused AdamW" else {}
-            started = time.perf_counter()
-            one = stepper(mine, loss, picture, mask, half=name != "float32", **more)
-            one()
-            wait()
-            begun = time.perf_counter() - started
-            seconds = timed(one)
-            torch.backends.cudnn.benchmark = False
-            base = base or seconds
-            peak = torch.cuda.max_memory_allocated() / 2**30 if DEVICE.type == "cuda" else 0.0
-            note = f"{1000 * seconds:.1f} ms, {peak:.1f} GiB, {work / seconds / rate:.0%} of the measured bf16 rate"
-            note += f", the first step {begun:.0f} s" if name == "compiled" else ""
-            what = f"a step of {model}, {batch} images {size}x{size}: {name}"
-            rows.append(Row(what, FIRST, 1.0, seconds / base, note=note))
-            print(rows[-1].line(), flush=True)
-            del mine, one
-    return rows
+def step() -> Iterator[Row]:
+    """What each setting gains for U-Net/ResNet-34, the peak of memory, and the share of the matrix rate it reaches."""
+    for size, batch in [(32, 2)] if TRY else [(256, 64), (512, 32)]:
+        yield from steps("U-Net/ResNet-34", RESNET, size, batch, ("contiguous", "float32", "compiled"))
+
+
+def thesis() -> Iterator[Row]:
+    """The thesis' U-Net in the layout of its tensors that train.py takes, and in the other."""
+    for norm in ("instance", "batch"):
+        network = ("model=unet", f"model.base={4 if TRY else 64}", f"model.norm={norm}")
+        size, batch = (32, 2) if TRY else (256, 16)
+        yield from steps(f"U-Net, base 64, norm={norm}", network, size, batch, ("channels_last",))
+
+
+def steps(model: str, network: Sequence[str], size: int, batch: int, names: Sequence[str]) -> Iterator[Row]:
+    """A step of a network as train.py does it, and with each of some settings changed.
+
+    Args:
+        model: What it is called.
+        network: Its overrides.
+        size: Height and width of an image.
+        batch: Images.
+        names: `channels_last`, `contiguous`, `float32`, `compiled`.
+    """
+    rate = matrix_rate()
+    with scratch() as folder:
+        cfg = settings(folder, *network, "loss=bce_dice")
+        net, loss = instantiate(cfg.model), instantiate(cfg.loss).to(DEVICE)
+    image, mask = batch_of(batch, size)
+    with FlopCounterMode(display=False) as counter:
+        loss(net(image[:1].cpu()), mask[:1].cpu()).backward()
+    work = counter.get_total_flops() * batch
+    layouts = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+    usual = "channels_last" if network == RESNET else "contiguous"  # EncoderDecoder is channels_last itself
+    base = 0.0
+    for name in (FIRST, *names):
+        layout = layouts.get(name, layouts[usual])
+        mine = copy.deepcopy(net).to(DEVICE, memory_format=layout).train()
+        picture = image.contiguous(memory_format=layout)
+        if name == "compiled":
+            torch._dynamo.reset()  # or the second size would be compiled for any
+            mine.compile(backend="aot_eager" if TRY else "inductor", dynamic=False)
+        if DEVICE.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        started = time.perf_counter()
+        one = stepper(mine, loss, picture, mask, half=name != "float32")
+        one()
+        wait()
+        begun = time.perf_counter() - started
+        seconds = timed(one)
+        base = base or seconds
+        peak = torch.cuda.max_memory_allocated() / 2**30 if DEVICE.type == "cuda" else 0.0
+        note = f"{1000 * seconds:.1f} ms, {peak:.1f} GiB, {work / seconds / rate:.0%} of the measured bf16 rate"
+        note += f", the first step {begun:.0f} s" if name == "compiled" else ""
+        yield Row(f"a step of {model}, {batch} images {size}x{size}: {name}", FIRST, 1.0, seconds / base, note=note)
+        del mine, one
 
 
 def matrix_rate() -> float:
@@ -198,30 +207,46 @@ def matrix_rate() -> float:
     return 2 * side**3 / timed(lambda: one @ one)
 
 
-def loss() -> list[Row]:
-    """The time of losses alone, forward and backward, beside BCE's."""
-    rows = []
+def loss() -> Iterator[Row]:
+    """The time of losses alone, forward and backward, beside BCE's: as called, and on the GPU without the host."""
     for images, size in ((2, 32),) if TRY else ((64, 256), (32, 512)):
         logits = torch.randn(images, 1, size, size, device=DEVICE, requires_grad=True)
         _, mask = batch_of(images, size)
-        seconds = {}
+        calls = {}
         with scratch() as folder:
             for name in ("bce", *LOSSES, "bce_dice", "dice_surface", "hausdorff_dt"):
                 one = instantiate(settings(folder, f"loss={name}").loss).to(DEVICE)
-                seconds[name] = timed(lambda one=one, logits=logits, mask=mask: one(logits, mask).backward())
-        bce = seconds.pop("bce")
-        for name, its in seconds.items():
-            note = f"{1000 * its:.2f} ms"
-            rows.append(Row(f"{name}, {images} images {size}x{size}", "bce", 3.0, its / bce, note=note))
-            print(rows[-1].line(), flush=True)
-    return rows
+                calls[name] = lambda one=one, logits=logits, mask=mask: torch.autograd.grad(one(logits, mask), logits)
+        for way, prepare in (("as called", lambda call: call), ("as a CUDA graph", graph)):
+            bce = prepare(calls["bce"])
+            for name in list(calls)[1:]:
+                its = prepare(calls[name])
+                pairs = [(timed(its, 1), timed(bce, 1)) for _ in range(5)]
+                ratio = statistics.median(one / other for one, other in pairs)
+                note = " and ".join(f"{1000 * statistics.median(times):.2f} ms" for times in zip(*pairs, strict=True))
+                yield Row(f"{name}, {images} images {size}x{size}, {way}", "bce", 3.0, ratio, note=note)
 
 
-def waits() -> list[Row]:
+def graph(call: Callable[[], Any]) -> Callable[[], Any]:
+    """Record what a call does on the GPU, to be done again without the host; on the CPU the call itself."""
+    if DEVICE.type != "cuda":
+        return call
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    recorded = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(recorded):
+        call()
+    return recorded.replay
+
+
+def waits() -> Iterator[Row]:
     """How often a step of train.py waits for the GPU without need: PyTorch says so itself."""
     if DEVICE.type != "cuda":
-        return []
-    rows = []
+        return
     for choice in ("callbacks=default", "callbacks=ema"):
         counts = []
         for images in (320, 640):  # the difference is what steps add, beside what an epoch does once
@@ -233,42 +258,42 @@ def waits() -> list[Row]:
                     trained(cfg, lambda module, data: None)
                 finally:
                     torch.cuda.set_sync_debug_mode("default")
-            found = [one for one in said if "synchronizing" in str(one.message)]
+            found = [one for one in said if "called a synchronizing" in str(one.message)]
             counts.append(len(found))
         places = sorted({f"{Path(one.filename).name}:{one.lineno}" for one in found})
         added = (counts[1] - counts[0]) / 40  # steps of 8 images
         note = f"{counts[0]} and {counts[1]} in runs of 40 and 80 steps"
         print(choice, *places, flush=True)
-        rows.append(Row(f"waits for the GPU that a step adds, {choice}", "none", 0.05, added, note=note))
-        print(rows[-1].line(), flush=True)
-    return rows
+        yield Row(f"waits for the GPU that a step adds, {choice}", "none", 0.05, added, note=note)
 
 
-def sweep() -> list[Row]:
-    """Four small runs at once beside one."""
+def sweep() -> Iterator[Row]:
+    """Four small runs at once beside one, after one that is not counted."""
     command = [sys.executable, "src/train.py", "dataset=phantom", "leaks=ignore", "selection.views=[none]"]
-    command += ["dataset.train=16", "trainer.max_epochs=1", "trainer=cpu"] if TRY else ["trainer.max_epochs=10"]
-    pairs: list[Sequence[float]] = []
-    for _ in range(1 if TRY else 3):
-        times = []
-        for number in (1, 4):
-            with scratch() as folder:
-                started = time.perf_counter()
-                runs = [
-                    subprocess.Popen(
-                        [*command, f"seed={one}", f"hydra.run.dir={folder}/{one}"], cwd=ROOT, stdout=subprocess.DEVNULL
-                    )
-                    for one in range(number)
-                ]
-                if sum(run.wait() for run in runs):  # all of them are waited for
-                    sys.exit("a run has failed")
-                times.append(time.perf_counter() - started)
-        pairs.append(times)
-        print(f"{times[0]:.1f} and {times[1]:.1f} s", flush=True)
+    command += ["dataset.train=16", "trainer.max_epochs=1", "trainer=cpu"] if TRY else ["trainer.max_epochs=20"]
+
+    def seconds(number: int) -> float:
+        with scratch() as folder:
+            started = time.perf_counter()
+            runs = [
+                subprocess.Popen(
+                    [*command, f"seed={one}", f"hydra.run.dir={folder}/{one}"],
+                    cwd=ROOT,
+                    env=os.environ | {"OMP_NUM_THREADS": "4"},
+                    stdout=subprocess.DEVNULL,
+                )
+                for one in range(number)
+            ]
+            if sum(run.wait(timeout=200) for run in runs):  # all of them are waited for
+                raise RuntimeError("a run has failed")
+            return time.perf_counter() - started
+
+    if not TRY:
+        seconds(1)
+    pairs = [(seconds(1), seconds(4)) for _ in range(1 if TRY else 2)]
     ratio = statistics.median(four / one for one, four in pairs)
-    rows = [Row("four small runs at once, 10 epochs each", "one", 1.6, ratio, note=f"{pairs[-1][1]:.0f} s")]
-    print(rows[0].line(), flush=True)
-    return rows
+    note = ", ".join(f"{four:.0f} and {one:.0f} s" for one, four in pairs)
+    yield Row("four small runs at once, 20 epochs each", "one", 1.6, ratio, note=note)
 
 
 def main(chosen: Sequence[str]) -> None:
@@ -277,9 +302,18 @@ def main(chosen: Sequence[str]) -> None:
         sys.exit("PyTorch sees no GPU here. `try=cpu` tries the script without one.")
     quieten()
     for name in chosen:
-        rows = globals()[name]()
-        if not TRY:
-            publish(f"GPU: {name}", rows, DEVICE)
+        rows = []
+        try:
+            for row in globals()[name]():
+                rows.append(row)
+                print(row.line(), flush=True)
+                if TRY:
+                    continue
+                publish(f"GPU: {name}", rows, DEVICE)
+                if out := os.environ.get("OUT"):
+                    shutil.copy(PAGE, out)
+        except Exception:  # what was measured is written; the next section may work
+            traceback.print_exc()
 
 
 if __name__ == "__main__":

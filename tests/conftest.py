@@ -3,9 +3,8 @@
 import json
 import os
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # before NumPy is imported: tests run side by side, and sums stay the same
+# Before NumPy is imported: tests run side by side, and sums stay the same.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import runpy
 import subprocess
@@ -26,9 +25,8 @@ ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("RAREMASK_DATA", ROOT / "data"))
 
 mpl.use("Agg")
-hypothesis.settings.register_profile(
-    "calm", deadline=None, derandomize=True
-)  # a busy machine is no failure, nor is luck
+# A busy machine is no failure, nor is luck.
+hypothesis.settings.register_profile("calm", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("calm")
 
 #: Small enough that a run takes a second or two.

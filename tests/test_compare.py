@@ -334,6 +334,25 @@ def test_the_headline_says_which_by_how_much_and_how_sure(sweep, tmp_path):
     assert text.startswith("# cvc: which loss, by how much, how sure")
 
 
+def test_a_run_that_has_failed_is_counted_in_the_table(sweep, tmp_path):
+    folder = sweep()
+    failed = folder / "dynamit_3_None"
+    one_run(failed, "dynamit", 0.8, seed=3)
+    (failed / "per_image_test.csv").unlink()
+    (failed / "status.json").write_text(
+        json.dumps(json.loads((failed / "status.json").read_text()) | {"state": "failed"})
+    )
+    said, _, text = report(tmp_path, folder)
+    assert "1 of 4" in next(line for line in text.splitlines() if line.startswith("| dynamit "))
+    assert "1 of 10 runs are not done and left out: dynamit seed 3" in said
+
+
+def test_what_decides_stands_first_with_what_it_is_at_one_half(sweep, tmp_path):
+    said, _, text = report(tmp_path, sweep(), metric="iou")
+    assert "| IoU | IoU at 0.5 | Dice | Dice at 0.5 |" in text
+    assert [heading in said.splitlines()[2] for heading in ("IoU", "IoU at 0.5")] == [True, True]
+
+
 def test_the_page_needs_nothing_but_itself(sweep, tmp_path):
     folder = sweep()
     _, page, text = report(tmp_path, folder)

@@ -236,26 +236,23 @@ def test_predictions_equal_those_of_evaluation(run, train, command, tmp_path, ti
     command("evaluate.py", f"run={folder}", "verify=true")
 
 
-def pieces(mask: np.ndarray) -> int:
-    return ndimage.label(mask, np.ones((3, 3)))[1]
-
-
 def test_another_threshold_and_other_steps_may_be_asked_for(run, command, tmp_path):
     source = new_images(tmp_path / "new", 1)
     plain = (f"run={run[0]}", f"images={source}", "views=none", "postprocess=none")
     command("predict.py", *plain, f"out={tmp_path / 'first'}", "probabilities=png", "threshold=0.5")
     probability = np.asarray(Image.open(tmp_path / "first" / "8_probability.png")) / 65535
-    threshold = round(float(np.quantile(probability, 0.8)), 3)
+    threshold = round(float(np.median(probability)), 3)
     command("predict.py", *plain, f"out={tmp_path / 'higher'}", f"threshold={threshold}")
     mask = np.asarray(Image.open(tmp_path / "higher" / "8.png")) > 0
     sure = np.abs(probability - threshold) > 1e-4
     assert np.array_equal(mask[sure], probability[sure] > threshold)
-    assert pieces(mask) > 1
     more = (*plain, f"out={tmp_path / 'largest'}", f"threshold={threshold}", "postprocess=largest_component")
     command("predict.py", *more)
     largest = np.asarray(Image.open(tmp_path / "largest" / "8.png")) > 0
-    assert pieces(largest) == 1
-    assert not (largest & ~mask).any()
+    labels, number = ndimage.label(mask, np.ones((3, 3)))
+    areas = np.bincount(labels[labels > 0])
+    assert number > 0
+    assert (int(largest.sum()), len(set(labels[largest]))) == (areas.max(), 1)
     command("predict.py", *plain, f"out={tmp_path / 'flips'}", "views=flips", "probabilities=png", "threshold=0.5")
     mirrored = np.asarray(Image.open(tmp_path / "flips" / "8_probability.png")) / 65535
     assert np.abs(mirrored - probability).max() > 1e-3
@@ -540,10 +537,15 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(train):
 
 
 def test_a_training_gives_the_losses_that_it_gave_before(train):
-    """Augmented, clipped, decayed, stepped by plateau: what goes lost of that without a word moves these numbers."""
-    folder = train("augment=thesis", "optimizer=sgd", "trainer.max_epochs=3")
+    """Augmented, clipped, decayed, stepped by plateau: what goes lost of that without a word moves these numbers.
+
+    They are those of PyTorch 2.15 and the pinned versions on a CPU; after a change that is meant to move them take what
+    the failure prints.
+    """
+    more = ("optimizer.weight_decay=0.1", "scheduler.patience=0", "scheduler.mode=min", "trainer.gradient_clip_val=0.5")
+    folder = train("augment=thesis", "optimizer=sgd", "trainer.max_epochs=4", *more)
     losses = [row["train/loss"] for row in read_table(folder / "metrics.csv")]
-    assert losses == pytest.approx([0.8342, 0.7605, 0.6807], rel=2e-3)
+    assert losses == pytest.approx([0.8336, 0.7581, 0.6789, 0.6789], rel=2e-3)
 
 
 def test_a_failed_run_says_so_in_its_folder(train, tmp_path):

@@ -189,10 +189,14 @@ def test_a_run_that_had_no_epoch_starts_anew(tmp_path):
     curves = len(list((folder / "tensorboard").glob("events*")))
     (folder / "tensorboard" / "note.txt").write_text("mine")
     (folder / "src").mkdir()  # hydra.run.dir=. in a checkout
+    old = [folder / name for name in ("auto.json", "leaks.csv", "figures/leaks.png", "stopped.json")]
+    for file in old:
+        file.write_text("of the first start")
     (folder / "status.json").write_text(json.dumps(read_status(folder) | {"state": "interrupted"}))
     done = sweep(tmp_path, "seed=0", "trainer.max_epochs=1")
     assert "starts anew: no epoch had ended" in done.stdout
     assert (folder / "per_image_test.csv").read_text() == table
+    assert not any(file.exists() for file in old)
     assert (folder / "src").is_dir()
     assert (folder / "tensorboard" / "note.txt").is_file()
     assert len(list((folder / "tensorboard").glob("events*"))) == curves

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, the last one kept with the one before it, read without pickle."""
+"""Checkpoints: written whole or not at all, the last one kept with the one before it, read as plain tensors."""
 
 import io
 import math

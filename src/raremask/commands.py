@@ -80,7 +80,7 @@ def predict(cfg: DictConfig) -> None:
 
 @command("compare")
 def compare(cfg: DictConfig) -> None:
-    """Compare finished runs: write the report, and print its headline."""
+    """Compare finished runs: write the report, and print the most of it."""
     commandline.check_compare(cfg)
     from raremask import run
 

@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from datetime import datetime
 from importlib import metadata
@@ -119,19 +120,22 @@ def git(place: Path) -> dict[str, Any] | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, of this package and of all that it names as needed.
-
-    Raises:
-        BadInput: If this package is not installed.
-    """
+    """Return the versions of Python, of this package and of all that it names as needed."""
     try:
-        lines = metadata.requires("raremask") or ()
-    except metadata.PackageNotFoundError as error:
-        raise BadInput("raremask is not installed here: `make setup`, or `pip install --editable .`") from error
+        lines = metadata.requires("raremask") or []
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
+        lines = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["dependencies"]
     needed = [re.split(r"[^\w.-]", line)[0] for line in lines if "extra ==" not in line]
     return {"python": platform.python_version(), "raremask": __version__} | {
-        name: metadata.version(name) for name in sorted(needed)
+        name: _version(name) for name in sorted(needed)
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def device_name(device: torch.device) -> str:

@@ -6,16 +6,18 @@ import os
 import statistics
 import time
 import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from raremask.checkpoints import RunCheckpoint
 from raremask.collapse import collapse
 from raremask.commandline import plain_warnings
 from raremask.data.base import ImageMaskData
@@ -108,14 +110,19 @@ def say_what_determinism_costs(module: Segmenter, trainer: pl.Trainer, data: Ima
     warned = torch.is_deterministic_algorithms_warn_only_enabled()  # trainer.deterministic=warn: nothing is enforced
     if device.type != "cuda" or warned or not torch.are_deterministic_algorithms_enabled():
         return
-    with trainer.precision_plugin.train_step_context():  # in float32 a batch may not fit
-        with_it, without = (seconds_of_a_step(module, data, device, one, steps) for one in (True, False))
+    half = trainer.precision_plugin.train_step_context  # in float32 a batch may not fit
+    with_it, without = (seconds_of_a_step(module, data, device, one, steps, half) for one in (True, False))
     torch.use_deterministic_algorithms(True)
     print(f"trainer.deterministic=true: a step takes {with_it / without:.2f} times as long as without.")
 
 
 def seconds_of_a_step(
-    module: Segmenter, data: ImageMaskData, device: torch.device, deterministic: bool, steps: int
+    module: Segmenter,
+    data: ImageMaskData,
+    device: torch.device,
+    deterministic: bool,
+    steps: int,
+    precision: Callable[[], AbstractContextManager] = nullcontext,
 ) -> float:
     """Return the median time of a forward and backward pass of a copy of the network.
 
@@ -125,6 +132,7 @@ def seconds_of_a_step(
         device: Where.
         deterministic: Whether only deterministic algorithms are used; stays so.
         steps: How many are timed, after three that are not.
+        precision: What goes around a forward pass.
     """
     torch.use_deterministic_algorithms(deterministic)
     net, loss = copy.deepcopy(module.net).to(device), copy.deepcopy(module.loss).to(device)
@@ -133,7 +141,9 @@ def seconds_of_a_step(
     times = []
     for _ in range(steps + 3):
         started = time.perf_counter()
-        loss(net(batch["image"]), batch["mask"]).backward()
+        with precision():
+            value = loss(net(batch["image"]), batch["mask"])
+        value.backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - started)
@@ -148,8 +158,8 @@ def say_what_never_began(module: Segmenter, trainer: pl.Trainer) -> None:
         module: Knows what the monitored score must be above.
         trainer: Has trained.
     """
-    best = next(one for one in trainer.checkpoint_callbacks if type(one) is RunCheckpoint and one.monitor)
-    best = best.best_model_score
+    kept = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint) and one.filename == "best"]
+    best = kept[0].best_model_score if kept else None
     if best is not None and best <= module.least:
         print(
             f"\n{module.monitor} never rose above {module.least:.3f}, which is a little more than painting nothing or "

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from raremask.compare.statistics import Estimate, Pair
 from raremask.figures import logarithmic
 
-#: Paul Tol's bright colours and two more: they differ for colour-blind eyes too, in this order.
+#: Six of Paul Tol's bright colours and four more: they differ for colour-blind eyes too, in this order.
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777", "#000000", "#004488", "#bbcc33")
 STYLES = ("-", "--", ":")
 BINS = 6  # of foreground or size, over which means are drawn

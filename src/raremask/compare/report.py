@@ -84,7 +84,7 @@ def compare(
     headline = words(means, found, baseline, margin, name)
     done = [run for run in runs if run.rows]
     objections = results.objections(runs, table)
-    scores = _scores(done, table, weights, metric)
+    scores = _scores(runs, table, weights, metric)
     sections = [
         Section("", [Paragraph(headline, lead=True), Paragraph(_about(runs, table))]),
         Section("", [Notes(OBJECTIONS, objections)] if objections else []),
@@ -186,7 +186,8 @@ def _scores(runs: Sequence[Run], table: Table, weights: np.ndarray, metric: str)
 
     Below them what painting nothing and everything would score, where that says something.
     """
-    names = {metric: SHOWN.get(metric, metric)} | SHOWN  # what decides stands first
+    name = SHOWN.get(metric, metric)
+    names = {metric: name, f"{metric}_default": f"{name} at 0.5"} | SHOWN  # what decides stands first
     columns = [column for column in names if any(column in row for run in runs for row in run.rows.values())]
     laid = {column: results.table(runs, column, table.images).scores for column in columns}
     rows = []
@@ -195,7 +196,7 @@ def _scores(runs: Sequence[Run], table: Table, weights: np.ndarray, metric: str)
         cells = [label]
         for column in columns:
             one = estimate([laid[column][label]], [1], table.groups, weights)
-            low = max(one.low, 0.0)  # no score here is below 0; Student does not know
+            low = one.low if "mcc" in column else max(one.low, 0.0)  # no other score is below 0; Student does not know
             high = one.high if column in ("hd95",) else min(one.high, 1.0)
             digits = 1 if column == "hd95" else 3
             ends = f"\n({low:.{digits}f}-{high:.{digits}f})" if np.isfinite(one.low) else ""
@@ -217,7 +218,7 @@ def _scores(runs: Sequence[Run], table: Table, weights: np.ndarray, metric: str)
 def _floor(runs: Sequence[Run], table: Table) -> dict[str, dict[str, float]]:
     """What painting nothing and painting everything would score on the images that all runs have."""
     rows = {image: row for run in runs for image, row in run.rows.items()}
-    first, empty = rows[table.images[0]], runs[0].facts.get("empty", "one")
+    first, empty = rows[table.images[0]], next(run.facts.get("empty", "one") for run in runs if run.rows)
     found: dict[str, dict[str, float]] = {"all background": {}, "all foreground": {}}
     for suffix in (suffix for suffix in ("", "_fov") if f"{COUNTS[0]}{suffix}" in first):
         counts = np.array([[rows[image][f"{name}{suffix}"] for name in COUNTS] for image in table.images])

@@ -207,8 +207,9 @@ class _Check:
     def never_waits(self) -> None:
         logits = self.logits.clone().requires_grad_()
         torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
         try:
+            with _quiet():  # PyTorch warns that this mode is a prototype
+                torch.cuda.set_sync_debug_mode("error")
             self.loss(logits, self.mask).backward()
             self.note("never waits for the host", True, "")
         except RuntimeError as error:
@@ -247,5 +248,5 @@ def _strided(tensor: Tensor) -> Tensor:
 @contextmanager
 def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the compiler has to say about itself
+        warnings.simplefilter("ignore")  # what PyTorch has to say about itself
         yield
