@@ -32,8 +32,8 @@ from raremask.data.samples import (
     Transform,
     as_floats,
     collate,
+    deaf_worker,
     process,
-    start_worker,
 )
 from raremask.data.splits import SPLITS, Split
 from raremask.distances import thickness
@@ -356,7 +356,7 @@ class ImageMaskData(LightningDataModule):
             sampler=sampler,
             num_workers=self.workers,
             collate_fn=collate,
-            worker_init_fn=start_worker,
+            worker_init_fn=deaf_worker,
             persistent_workers=self.workers > 0,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             generator=torch.Generator(),  # its own, or making an iterator would move the global random state

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -217,16 +216,12 @@ class ShareSampler(Sampler[int]):
         return rank, self.length, world
 
 
-def start_worker(number: int) -> None:
-    """Let a worker keep to one core, and not hear signals.
-
-    OpenCV would start threads for every core in each. Signals to a whole job are for its main process, which ends its
-    workers.
+def deaf_worker(number: int) -> None:
+    """Let a worker not hear signals: those to a whole job are for its main process, which ends its workers.
 
     Args:
         number: Of the worker; all do alike.
     """
-    cv2.setNumThreads(1)
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):  # Windows has no SIGUSR1
             signal.signal(getattr(signal, name), signal.SIG_IGN)
