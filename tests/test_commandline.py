@@ -158,6 +158,9 @@ def test_a_resumed_run_writes_where_it_began(tmp_path):
         run_folder(str(tmp_path), "new")
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "config.yaml").touch()
+    with pytest.raises(BadInput, match=r"has no status.json: it is not the whole folder of a run"):
+        run_folder(str(tmp_path), "new")
+    (tmp_path / "status.json").touch()
     assert run_folder(str(tmp_path), "new") == str(tmp_path)
 
 
