@@ -176,7 +176,7 @@ def _about(runs: Sequence[Run], table: Table) -> str:
     left = f" {table.empties} test images with an empty mask are left out." if table.empties else ""
     return (
         f"{len(table.images)} test images of {groups} groups, {len(table.scores)} losses or settings, "
-        f"{span_of_seeds} seeds each. Threshold and post-processing of "
+        f"{span_of_seeds} seed{'s' * (seeds != [1])} each. Threshold and post-processing of "
         f"each run were chosen on validation. An empty mask left empty counts as: {policy}.{left}"
     )
 
