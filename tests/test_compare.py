@@ -16,6 +16,7 @@ from conftest import ROOT
 from raremask import BadInput
 from raremask.compare import drawings, results
 from raremask.compare.document import Grid, Notes, Paragraph, Section, write
+from raremask.compare.objections import objections
 from raremask.compare.report import compare, span, verdict, words
 from raremask.compare.statistics import Estimate, Pair, pairs, resample
 from raremask.runfolder import write_scores, write_table
@@ -218,20 +219,20 @@ def test_what_makes_no_method_makes_no_label(sweep):
 # --- what a reviewer would say ----------------------------------------------------------------------------------------
 
 
-def objections(folder):
+def objected(folder):
     runs = labelled(folder)
-    return " ".join(results.objections(runs, results.table(runs, "dice")))
+    return " ".join(objections(runs, results.table(runs, "dice")))
 
 
 def test_a_sound_sweep_has_no_objections(sweep):
-    assert objections(sweep()) == ""
+    assert objected(sweep()) == ""
 
 
 def test_folds_repeated_with_other_splits_are_fair_to_all_losses(sweep):
     folder = sweep(folds=(0, 1))
     for run in folder.iterdir():
         (run / "split.csv").write_text(f"of {'_'.join(run.name.split('_')[-2:])}")  # seed and fold
-    assert objections(folder) == ""
+    assert objected(folder) == ""
 
 
 def change(file, **facts):
@@ -265,7 +266,7 @@ def change(file, **facts):
 def test_what_a_reviewer_would_object_to_is_said(sweep, spoil, said):
     folder = sweep()
     spoil(folder / "dynamit_2_None")
-    assert said in objections(folder)
+    assert said in objected(folder)
 
 
 def configured(run, **groups):
@@ -286,8 +287,8 @@ def test_what_differs_without_being_said_is_said(sweep, groups, said):
     folder = sweep()
     for seed in range(3):
         configured(folder / f"dynamit_{seed}_None", **groups)
-    assert said in objections(folder)
-    assert bool(said) == bool(objections(folder))
+    assert said in objected(folder)
+    assert bool(said) == bool(objected(folder))
 
 
 def test_a_setting_of_the_trainer_that_was_typed_makes_a_label(sweep):
@@ -311,7 +312,7 @@ def test_few_seeds_few_groups_other_masks_and_collapse_are_said(sweep):
         row["tn"] = int(row["tn"]) + int(row["fp"])
         row["tp"] = row["fp"] = 0
     write_table(folder / "bce" / "per_image_test.csv", rows)
-    said = objections(folder)
+    said = objected(folder)
     assert "Fewer than 3 seeds: bce (1), bce_dice (2), dice (2), dynamit (2)" in said
     # 2 of the 8 changes of sign of 3 groups are as far, and there are 6 pairs
     assert "With 3 groups (patients, sequences) in the test split and 6 pairs the smallest corrected p value" in said

@@ -1,7 +1,7 @@
 """What the entry points do but for training: evaluate, describe, predict, compare, tune."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def tune(cfg: DictConfig) -> float:
     quieten()
     if OmegaConf.select(cfg, "trainer.strategy", default="auto") != "auto":
         raise BadInput("A search trains in one process, one trial after another: leave trainer=ddp away.")
-    folder = Path(cfg.folder)
+    folder, chosen = Path(cfg.folder), HydraConfig.get()
     if cfg.space:
         space = OmegaConf.to_container(cfg.space)
     else:
@@ -180,19 +180,40 @@ def tune(cfg: DictConfig) -> float:
     config = flat({key: plain[key] for key in plain if key not in ("trials", "folder", "space", "data_dir")})
     if unknown := [path for path in space if path not in config]:
         raise BadInput(f"space: {unknown[0]} is not a setting of this run, of which a search could change the value.")
-    hydra = HydraConfig.get()
-    choices = {group: hydra.runtime.choices[group] for group in tuning.GROUPS if group in hydra.runtime.choices}
-    chosen = compose("train", [f"{group}={choice}" for group, choice in choices.items()])
-    without = flat(OmegaConf.to_container(chosen))  # what a recipe or the command line changed beyond the choices
-    if lost := [path for path in without if path not in config and path.split(".")[0] in choices]:
+    choices = {group: chosen.runtime.choices[group] for group in tuning.GROUPS if group in chosen.runtime.choices}
+    changes = _changes(config, choices)
+    values = {path: OmegaConf.select(cfg, path) for path in space}  # resolved, if they refer to others
+    start = {path: list(value) if OmegaConf.is_list(value) else value for path, value in values.items()}
+    with claimed(folder):  # another search would take this one's trial for one that was killed
+        study = tuning.search(folder, _trial(cfg, space), space, start, cfg.trials, cfg.seed, config)
+    tuning.write(folder, study, f"{program('tune')} {' '.join(chosen.overrides.task)}", choices, changes, cfg.monitor)
+    print(f"\nBest {cfg.monitor}: {study.best_value:.4f}, with {tuning.words(study.best_params)}")
+    print(f"In {os.path.relpath(folder)}: best.yaml (an experiment: put it into conf/experiment), study.png, study.db")
+    return study.best_value
+
+
+def _changes(config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, Any]:
+    """What a recipe or the command line has changed beyond the choices from each group.
+
+    Raises:
+        BadInput: If something was taken away, which a recipe that is found could not say.
+    """
+    untouched = flat(OmegaConf.to_container(compose("train", [f"{group}={one}" for group, one in choices.items()])))
+    if lost := [path for path in untouched if path not in config and path.split(".")[0] in choices]:
         raise BadInput(
             f"{lost[0]} was left out, and the recipe of a search cannot say so. Set it to what does nothing."
         )
+    return {path: value for path, value in config.items() if path not in untouched or untouched[path] != value}
+
+
+def _trial(cfg: DictConfig, space: Collection[str]) -> Callable[..., float]:
+    """What trains once under other settings, and returns the best score of its epochs."""
+    from raremask import tuning
 
     of_the_data = any(path.split(".")[0] in ("dataset", "augment", "split") for path in space)
     data = None if of_the_data else build_data(cfg)  # or every trial reads the images as it was told to
 
-    def objective(settings: Mapping[str, Any], tell: Callable[[int, float], None]) -> float:
+    def train(settings: Mapping[str, Any], tell: Callable[[int, float], None]) -> float:
         one, scores = cfg.copy(), []
         for path, value in settings.items():
             OmegaConf.update(one, path, value)
@@ -203,17 +224,9 @@ def tune(cfg: DictConfig) -> float:
             tell(epoch, score)
 
         parts = [instantiate(part) for name, part in one.callbacks.items() if name not in tuning.OF_A_FOLDER]
-        parts.append(tuning.Judged(one.monitor, told))
+        parts.append(tuning.Reporter(one.monitor, told))
         trainer = build_trainer(one.trainer, callbacks=parts, logger=False, enable_checkpointing=False)
         trainer.fit(module, datamodule=images)
         return max(scores)
 
-    values = {path: OmegaConf.select(cfg, path) for path in space}  # resolved, if they refer to others
-    start = {path: list(value) if OmegaConf.is_list(value) else value for path, value in values.items()}
-    with claimed(folder):  # another search would take this one's trial for one that was killed
-        study = tuning.search(folder, objective, space, start, cfg.trials, cfg.seed, config)
-    changes = {path: value for path, value in config.items() if path not in without or without[path] != value}
-    tuning.write(folder, study, f"{program('tune')} {' '.join(hydra.overrides.task)}", choices, changes, cfg.monitor)
-    print(f"\nBest {cfg.monitor}: {study.best_value:.4f}, with {tuning.words(study.best_params)}")
-    print(f"In {os.path.relpath(folder)}: best.yaml (an experiment: put it into conf/experiment), study.png, study.db")
-    return study.best_value
+    return train

@@ -26,8 +26,8 @@ OF_A_FOLDER = ("learning_rate", "panels", "numbers", "best", "best_of_stage", "h
 Objective = Callable[[Mapping[str, Any], Callable[[int, float], None]], float]
 
 
-class Judged(Callback):
-    """Tells a score after every validation, to whom it may end the training.
+class Reporter(Callback):
+    """Reports a score after every validation to what may end the training.
 
     Args:
         monitor: The score, such as `val/dice`.

@@ -59,7 +59,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Plot:
     """A figure under a name, with what is to be seen in it."""
 
     name: str
@@ -80,7 +80,7 @@ class Section:
     """Blocks under a heading."""
 
     heading: str
-    blocks: Sequence[Paragraph | Notes | Grid | Picture] = field(default_factory=list)
+    blocks: Sequence[Paragraph | Notes | Grid | Plot] = field(default_factory=list)
 
 
 def write(folder: Path, title: str, sections: Sequence[Section], footer: str) -> None:
@@ -98,7 +98,7 @@ def write(folder: Path, title: str, sections: Sequence[Section], footer: str) ->
             page.append(f"<h2>{html.escape(section.heading)}</h2>")
             text += [f"## {_plain(section.heading)}", ""]
         for block in section.blocks:
-            if isinstance(block, Picture):
+            if isinstance(block, Plot):
                 write_bytes(folder / "figures" / f"{block.name}.png", block.png)
             page.append(_html(block))
             text += [_markdown(block), ""]
@@ -114,7 +114,7 @@ def write(folder: Path, title: str, sections: Sequence[Section], footer: str) ->
     )
 
 
-def _html(block: Paragraph | Notes | Grid | Picture) -> str:
+def _html(block: Paragraph | Notes | Grid | Plot) -> str:
     say = html.escape
     if isinstance(block, Paragraph):
         return f"<p{' class=lead' if block.lead else ''}>{say(block.text)}</p>"
@@ -138,7 +138,7 @@ def _lines(cell: str) -> str:
     return "".join([first, *(f"<small>{line}</small>" for line in more)])
 
 
-def _markdown(block: Paragraph | Notes | Grid | Picture) -> str:
+def _markdown(block: Paragraph | Notes | Grid | Plot) -> str:
     if isinstance(block, Paragraph):
         return f"**{_plain(block.text)}**" if block.lead else _plain(block.text)
     if isinstance(block, Notes):

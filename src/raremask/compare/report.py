@@ -9,7 +9,8 @@ import numpy as np
 
 from raremask import BadInput, tables
 from raremask.compare import drawings, results
-from raremask.compare.document import Grid, Notes, Paragraph, Picture, Section, write
+from raremask.compare.document import Grid, Notes, Paragraph, Plot, Section, write
+from raremask.compare.objections import objections
 from raremask.compare.results import Run, Table
 from raremask.compare.statistics import Estimate, Pair, cliques, estimate, pairs, ranks, resample
 from raremask.figures import Paint, Row, gallery
@@ -83,11 +84,11 @@ def compare(
     name = SHOWN.get(metric, metric)
     headline = words(means, found, baseline, margin, name)
     done = [run for run in runs if run.rows]
-    objections = results.objections(runs, table)
+    objected = objections(runs, table)
     scores = _scores(runs, table, weights, metric)
     sections = [
         Section("", [Paragraph(headline, lead=True), Paragraph(_about(runs, table))]),
-        Section("", [Notes(OBJECTIONS, objections)] if objections else []),
+        Section("", [Notes(OBJECTIONS, objected)] if objected else []),
         Section("Scores", [scores]),
         Section("Who is told apart", _told_apart(means, found, table, weights, margin, name)),
         Section("Where they differ", _where(done, table, metric, name, look, paint)),
@@ -97,7 +98,7 @@ def compare(
     footer = f"Made by raremask from {len(runs)} runs below {', '.join(map(str, places))}."
     write(out, f"{runs[0].settings.get('dataset', 'runs')}: which loss, by how much, how sure", sections, footer)
     write_text(out / "results.csv", _tidy(done))
-    noted = ["", f"{OBJECTIONS}:", *(f"- {line}" for line in objections)] if objections else []
+    noted = ["", f"{OBJECTIONS}:", *(f"- {line}" for line in objected)] if objected else []
     return "\n".join([headline, "", *_in_short(scores, name), *noted])
 
 
@@ -249,7 +250,7 @@ def _told_apart(
     weights: np.ndarray,
     margin: float,
     metric: str,
-) -> list[Grid | Picture | Paragraph]:
+) -> list[Grid | Plot | Paragraph]:
     if len(means) < 2:
         return []
     labels = list(means)
@@ -271,24 +272,22 @@ def _told_apart(
     ]
     order = ranks(table.scores, weights)
     return [
-        Picture(
-            "critical_difference", drawings.critical_difference(means, stretches, metric), "Means, the best on top."
-        ),
-        Picture("differences", drawings.differences(found, margin), "Difference of every pair, the better one first."),
+        Plot("critical_difference", drawings.critical_difference(means, stretches, metric), "Means, the best on top."),
+        Plot("differences", drawings.differences(found, margin), "Difference of every pair, the better one first."),
         Grid(columns, rows),
-        Picture("ranking", drawings.ranking({label: order[label] for label in labels}), "How sure the ranking is."),
+        Plot("ranking", drawings.ranking({label: order[label] for label in labels}), "How sure the ranking is."),
     ]
 
 
 def _where(
     runs: Sequence[Run], table: Table, metric: str, name: str, look: Callable[[Run], Look], paint: Paint | None
-) -> list[Paragraph | Picture]:
+) -> list[Paragraph | Plot]:
     panels = [
         ("share of foreground", table.foreground, True),
         ("mean area of an object (pixels)", table.object_size, False),
     ]
-    blocks: list[Paragraph | Picture] = [
-        Picture("where", drawings.against(table.scores, panels, name), f"{name} of each image, and means over bins.")
+    blocks: list[Paragraph | Plot] = [
+        Plot("where", drawings.against(table.scores, panels, name), f"{name} of each image, and means over bins.")
     ]
     if len(table.scores) < 2:
         return blocks
@@ -303,7 +302,7 @@ def _where(
         return [*blocks, Paragraph(f"The images on which they differ most are {', '.join(names)}; not drawn: {error}")]
     figure = gallery(rows, "", paint, [run.label for run in shown])
     caption = f"Test images on which they differ most, each loss by its first seed; {name} over each."
-    return [*blocks, Picture("disagreement", figure, caption, dpi=90)]
+    return [*blocks, Plot("disagreement", figure, caption, dpi=90)]
 
 
 def _painted(
@@ -335,7 +334,7 @@ def _painted(
     return rows
 
 
-def _learnt(runs: Sequence[Run], table: Table, metric: str) -> list[Picture]:
+def _learnt(runs: Sequence[Run], table: Table, metric: str) -> list[Plot]:
     histories = {label: [run.history for run in runs if run.label == label] for label in table.scores}
     curves = {
         label: [(run.selection["curve"], run.selection["selection"]["threshold"]) for run in runs if run.label == label]
@@ -343,8 +342,8 @@ def _learnt(runs: Sequence[Run], table: Table, metric: str) -> list[Picture]:
     }
     chosen_by = next(iter(runs)).selection["metric"]
     return [
-        Picture("learning", drawings.learning(histories, "val/dice"), "Dice on validation; thick: means over runs."),
-        Picture("thresholds", drawings.thresholds(curves, chosen_by), "Thresholds; points: what was chosen."),
+        Plot("learning", drawings.learning(histories, "val/dice"), "Dice on validation; thick: means over runs."),
+        Plot("thresholds", drawings.thresholds(curves, chosen_by), "Thresholds; points: what was chosen."),
     ]
 
 

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from raremask import BadInput, some
+from raremask import BadInput
 from raremask.collapse import collapse
-from raremask.compare.statistics import CONFIDENCE, smallest_p
 from raremask.metrics.overlap import COUNTS, shares
 from raremask.runfolder import MACHINE, QUIET, flat
 from raremask.tables import read_table
@@ -257,82 +256,3 @@ def table(runs: Sequence[Run], metric: str, images: Sequence[str] | None = None)
         dropped=len(everywhere) - common,
         empties=common - len(shared),
     )
-
-
-def objections(runs: Sequence[Run], compared: Table) -> list[str]:
-    """Say what a reviewer would object to.
-
-    Args:
-        runs: With labels.
-        compared: Of :func:`table`.
-    """
-    found = []
-    done = [run for run in runs if run.rows]
-    if unfinished := [run for run in runs if not run.rows]:
-        found.append(f"{len(unfinished)} of {len(runs)} runs are not done and left out: {_names(unfinished)}")
-    if collapsed := [run for run in done if run.collapsed]:
-        found.append(f"{len(collapsed)} runs have collapsed: {_names(collapsed)}. {collapsed[0].collapsed}")
-    if compared.dropped:
-        found.append(f"{compared.dropped} test images are not in every run, and left out: the splits differ.")
-    elif len({frozenset((run.fold, run.split) for run in done if run.label == label) for label in compared.scores}) > 1:
-        found.append("The runs have the same test images but were trained on different ones.")
-    truths: dict[str, set[float]] = {}
-    for run in done:
-        for image, row in run.rows.items():
-            truths.setdefault(image, set()).add(row["tp"] + row["fn"])
-    if others := sum(len(areas) > 1 for areas in truths.values()):
-        found.append(f"The true masks of {others} images are not the same in all runs: the data have changed.")
-    for label in compared.scores:
-        mine = [run.config for run in done if run.label == label]
-        keys = dict.fromkeys(key for config in mine for key in config)
-        differ = [key for key in keys if len({config.get(key) for config in mine}) > 1]
-        if differ:
-            found.append(f"The runs of {label} are not of one config: they differ in {', '.join(differ[:5])}.")
-    if unsaid := _unsaid(done, list(compared.scores)):
-        found.append(f"They differ in more than their names say: {'; '.join(unsaid[:5])}.")
-    few = [f"{label} ({len(values)})" for label, values in compared.scores.items() if len(values) < 3]
-    if few:
-        found.append(
-            f"Fewer than 3 seeds: {', '.join(few)}. How much a score depends on the seed is not known, or hardly; "
-            "intervals of a single seed leave it out and are too narrow."
-        )
-    if again := [run for run in done if run.selection.get("test_uses", 1) > 1]:
-        most = max(run.selection["test_uses"] for run in again)
-        found.append(f"{len(again)} runs have looked at test more than once, one {most} times: {_names(again)}")
-    if any(run.leaks for run in done):
-        found.append("Images of different splits are nearly the same (leaks.csv of the runs): scores are too good.")
-    for path in BUDGET:
-        values = {run.budget[path] for run in done}
-        if len(values) > 1 and not any(path in run.settings for run in done):
-            found.append(f"Unequal budgets: {path} is {' or '.join(sorted(values))}.")
-    groups, labels = len(set(compared.groups.tolist())), len(compared.scores)
-    least = smallest_p(groups, math.comb(labels, 2))
-    if labels > 1 and least >= 1 - CONFIDENCE:
-        found.append(
-            f"With {groups} groups (patients, sequences) in the test split and {math.comb(labels, 2)} pairs the "
-            f"smallest corrected p value that can come out is {least:.2g}: nothing can be told apart, "
-            "however large it is. Where the dataset does not fix the test split, five folds "
-            "(split.fold=0,1,2,3,4) test every image once."
-        )
-    return found
-
-
-def _unsaid(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
-    """What is one thing in all runs of a label, another in those of another, and was neither chosen nor typed."""
-    keys = dict.fromkeys(key for run in runs for key in run.settings)
-    said = {key for key in keys if len({run.settings.get(key) for run in runs}) > 1}
-    if "experiment" in said:  # recipes differ in whatever they say
-        return []
-    said |= {"callbacks", *BUDGET} if "second_loss" in said else {*BUDGET}  # a budget has a line of its own
-    found = []
-    for path in dict.fromkeys(path for run in runs for path in run.config):
-        values = [{run.config.get(path, "nothing") for run in runs if run.label == label} for label in labels]
-        if any(path == key or path.startswith(f"{key}.") for key in said) or any(len(value) > 1 for value in values):
-            continue
-        if len(different := sorted(set().union(*values))) > 1:
-            found.append(f"{path} is {' or '.join(different)}")
-    return found
-
-
-def _names(runs: Sequence[Run]) -> str:
-    return some([f"{run.label} seed {run.seed}" + f" ({run.state}: {run.reason})" * bool(run.reason) for run in runs])
