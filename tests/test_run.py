@@ -349,12 +349,13 @@ def test_several_runs_are_averaged_and_must_go_together(run, train, command, tmp
         (("images=.", "out=x", "device=gpu"), "must be one of auto, cpu, cuda"),
         (("images=.", "out=x", "run=[]"), "Which run"),
         (("images=.", "out=x", "run=[a,a]"), "A run is named twice"),
+        (("images=.", "out=x", "run=[{0},{0.parent}]"), "A run is named twice"),
         (("images=.", "out=x", "run=."), "neither the folder of a run, nor of a model"),
     ],
 )
 def test_a_prediction_that_cannot_be_made_is_refused(run, command, arguments, message):
     with pytest.raises(BadInput, match=message):
-        command("predict.py", f"run={run[0]}", *arguments)
+        command("predict.py", f"run={run[0]}", *(argument.format(run[0]) for argument in arguments))
 
 
 def test_last_really_is_the_last_epoch(run):
@@ -408,7 +409,10 @@ def test_several_runs_are_scored_side_by_side_and_averaged(run, train, command, 
     data = Phantom(train=12, val=5, test=4, size=(48, 40), channels=3, batch_size=1)
     for record in (record for record in data.records() if record.split == "test"):
         saved(tmp_path / "new" / f"{record.name}.png", data.arrays(record)[0])
-    command("predict.py", f"run=[{first},{other}]", f"images={tmp_path / 'new'}", f"out={tmp_path / 'painted'}")
+    sweep = tmp_path / "sweep"  # its folder stands for its runs
+    sweep.mkdir()
+    first.rename(sweep / "first"), other.rename(sweep / "other")
+    command("predict.py", f"run={sweep}", f"images={tmp_path / 'new'}", f"out={tmp_path / 'painted'}")
     painted = [int((np.asarray(Image.open(path)) > 0).sum()) for path in sorted((tmp_path / "painted").iterdir())]
     assert painted == counts[:, :2].sum(axis=1).tolist()
 

@@ -358,7 +358,7 @@ def check_compare(cfg: DictConfig) -> None:
     Raises:
         BadInput: If no folder is named or one is not there, or a number is out of its range.
     """
-    for place in runs_of(cfg.runs):
+    for place in folders_of(cfg.runs):
         if not place or not Path(place).is_dir():
             raise BadInput(
                 f"runs={place or None}: name the folder of a sweep, runs=outputs/sweeps/<name>, or of several runs."
@@ -410,16 +410,24 @@ def check_predict(cfg: DictConfig) -> None:
         raise BadInput(f"probabilities={cfg.probabilities} must be png, npz or null.")
 
 
-def runs_of(run: Any) -> list[str]:
-    """Return the runs of a setting that may name one or several; an empty name where it names none.
+def folders_of(setting: Any) -> list[str]:
+    """Return the folders of a setting that may name one or several; an empty name where it names none."""
+    return ["" if one is None else str(one) for one in (setting if OmegaConf.is_list(setting) else [setting])] or [""]
+
+
+def runs_of(setting: Any) -> list[str]:
+    """Return the runs that a setting names; the folder of a sweep stands for all of its runs.
 
     Raises:
         BadInput: If one is named twice.
     """
-    runs = ["" if one is None else str(one) for one in (run if OmegaConf.is_list(run) else [run])]
-    if len({one and Path(one).resolve() for one in runs}) < len(runs):
-        raise BadInput(f"A run is named twice: {', '.join(map(str, runs))}.")
-    return runs or [""]
+    runs = []
+    for folder in folders_of(setting):
+        jobs = sorted(Path(folder).glob("*/.hydra/config.yaml")) if folder else []
+        runs += [str(config.parents[1]) for config in jobs] or [folder]
+    if len({run and Path(run).resolve() for run in runs}) < len(runs):
+        raise BadInput(f"A run is named twice: {', '.join(runs)}.")
+    return runs
 
 
 def check_run(folder: str) -> None:
@@ -429,7 +437,7 @@ def check_run(folder: str) -> None:
         BadInput: If no folder is given, or there is no `.hydra/config.yaml` in it.
     """
     if not folder:
-        raise BadInput("Which run? Name its folder: run=outputs/runs/<dataset>/<loss>/<time>")
+        raise BadInput("Which run? Name its folder: run=outputs/runs/<dataset>/<loss>/<time>, or that of a sweep.")
     if not (Path(folder) / ".hydra" / "config.yaml").is_file():
         near = sorted(str(path.parent.parent) for path in Path("outputs").glob("**/.hydra/config.yaml"))
         known = f" Runs: {', '.join(near[-3:])}" if near else ""

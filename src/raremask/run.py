@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from raremask import BadInput, description, evaluation, shipped
 from raremask.building import SPLIT, build, build_data, build_trainer, choices_of, load_config, network
 from raremask.callbacks import Progress
-from raremask.commandline import program, runs_of
+from raremask.commandline import folders_of, program, runs_of
 from raremask.compare import report
 from raremask.compare.results import Run
 from raremask.data.base import ImageMaskData
@@ -132,7 +132,7 @@ def compare(cfg: DictConfig) -> None:
     Raises:
         BadInput: If the runs cannot be compared.
     """
-    places = [Path(place) for place in runs_of(cfg.runs)]
+    places = [Path(place) for place in folders_of(cfg.runs)]
     out = Path(cfg.out) if cfg.out else places[0] / "report"
     paint = Paint(**cfg.figures)
     print(report.compare(places, out, _images_of, cfg.metric, cfg.baseline, cfg.margin, cfg.draws, paint))
