@@ -230,7 +230,7 @@ class History(Checkpoint):
 class Progress(TQDMProgressBar):
     """Lightning's bar over the batches of an epoch, on a terminal; nothing in a log, where it would fill pages."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(refresh_rate=1 if sys.stderr.isatty() else 0, leave=False)
 
 

@@ -159,7 +159,9 @@ def plain_warnings() -> None:
     warnings.formatwarning = _format_warning
 
 
-def _format_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, line=None) -> str:
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     place = "" if issubclass(category, UserWarning) else f" ({category.__name__}, {filename}:{lineno})"
     return f"Warning: {message}{place}\n"
 

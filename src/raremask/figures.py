@@ -40,7 +40,7 @@ class Paint:
     contours: bool = False
     opacity: float = 0.6
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.palette not in PALETTES:
             raise ValueError(f"figures.palette must be one of {', '.join(PALETTES)}; got {self.palette!r}")
 

@@ -53,7 +53,7 @@ class Interruption(Callback):
     submitit does, which queues jobs again by itself) stay with it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.asked: signal.Signals | None = None
         self.waiting = False  # whether a step comes to an end soon
         self.process = os.getpid()

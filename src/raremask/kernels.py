@@ -17,7 +17,7 @@ STEPS = 4  # between two looks whether they have
 
 
 @triton.jit
-def _nearest(
+def _nearest(  # type: ignore[no-untyped-def]  # Triton takes annotations for types of its own
     source,
     out,
     pixels,

@@ -8,6 +8,7 @@ GPU and no step waits for it. Tests compare the two ways with each other.
 """
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -105,7 +106,7 @@ class _Largest(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, soft: Tensor, neighbours: tuple[tuple[int, int], ...]) -> Tensor:
+    def forward(ctx: Any, soft: Tensor, neighbours: tuple[tuple[int, int], ...]) -> Tensor:
         framed = F.pad(soft, (1, 1, 1, 1), value=-math.inf)
         largest, which = soft, torch.zeros_like(soft, dtype=torch.uint8)
         for number, offset in enumerate(neighbours, start=1):
@@ -118,7 +119,7 @@ class _Largest(torch.autograd.Function):
         return largest
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (which,) = ctx.saved_tensors
         spread = F.pad(gradient * (which == 0), (1, 1, 1, 1))
         for number, offset in enumerate(ctx.neighbours, start=1):

@@ -32,7 +32,7 @@ class RunLengths:
     relative: bool = False
     empty: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # from a command line -1 comes as a number and nothing as None
         object.__setattr__(self, "empty", "" if self.empty is None else str(self.empty))
         if self.order not in ORDERS or self.start not in (0, 1):

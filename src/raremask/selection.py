@@ -38,7 +38,7 @@ class Selection:
     largest: bool = False
     holes: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
             raise ValueError(f"threshold must be from 0 to below 1; got {self.threshold}")
 

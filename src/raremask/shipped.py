@@ -65,7 +65,7 @@ class Shipped:
     tile: Sequence[int] | None
     provenance: Mapping[str, Any]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in (("size", self.size), ("tile", self.tile)):
             if value is not None and not (
                 len(value) == 2 and all(isinstance(side, int) and side > 0 for side in value)

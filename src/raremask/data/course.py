@@ -1,6 +1,7 @@
 """The course competition (A0 2025): dermoscopic images with lesion masks."""
 
 from pathlib import Path
+from typing import Any
 
 from raremask.data.base import ImageMaskData, Record, files
 
@@ -15,7 +16,7 @@ class Course(ImageMaskData):
         **shared: As in :class:`~raremask.data.base.ImageMaskData`.
     """
 
-    def __init__(self, root: str, **shared):
+    def __init__(self, root: str, **shared: Any):
         super().__init__(**shared)
         self.root = Path(root)
 

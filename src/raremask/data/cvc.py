@@ -2,6 +2,7 @@
 
 import bisect
 from pathlib import Path
+from typing import Any
 
 from raremask import BadInput
 from raremask.data.base import ImageMaskData, Record, files, visible
@@ -38,7 +39,7 @@ class CVC(ImageMaskData):
         Bernal et al. (2015), https://polyp.grand-challenge.org/CVCClinicDB/
     """
 
-    def __init__(self, root: str, **shared):
+    def __init__(self, root: str, **shared: Any):
         super().__init__(**shared)
         self.root = Path(root)
 

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 from raremask.data.base import ImageMaskData, Record, files
 
@@ -22,7 +23,7 @@ class DRIVE(ImageMaskData):
         Staal et al. (2004), https://drive.grand-challenge.org
     """
 
-    def __init__(self, root: str, **shared):
+    def __init__(self, root: str, **shared: Any):
         super().__init__(**shared)
         self.root = Path(root)
 

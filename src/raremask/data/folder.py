@@ -1,6 +1,7 @@
 """Any images and masks of yours: two folders, or a table."""
 
 from pathlib import Path
+from typing import Any
 
 from raremask import BadInput
 from raremask.data.base import ImageMaskData, Record
@@ -26,7 +27,7 @@ class Folder(ImageMaskData):
         ValueError: If folders are missing and there is no table, or `bits` is out of its range.
     """
 
-    def __init__(self, images: str | None, masks: str | None, pairs: str | None = None, bits: int = 16, **shared):
+    def __init__(self, images: str | None, masks: str | None, pairs: str | None = None, bits: int = 16, **shared: Any):
         super().__init__(**shared)
         if not 8 <= bits <= 16:
             raise ValueError(f"dataset.bits must be from 8 to 16; got {bits}")

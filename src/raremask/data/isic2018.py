@@ -1,6 +1,7 @@
 """ISIC 2018, task 1: dermoscopic images with lesion masks."""
 
 from pathlib import Path
+from typing import Any
 
 from raremask.data.base import ImageMaskData, Record, files
 
@@ -21,7 +22,7 @@ class ISIC2018(ImageMaskData):
         Codella et al. (2019), https://arxiv.org/abs/1902.03368; https://challenge.isic-archive.com/data/#2018
     """
 
-    def __init__(self, root: str, **shared):
+    def __init__(self, root: str, **shared: Any):
         super().__init__(**shared)
         self.root = Path(root)
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class Nerve(ImageMaskData):
         https://www.kaggle.com/competitions/ultrasound-nerve-segmentation
     """
 
-    def __init__(self, root: str, **shared):
+    def __init__(self, root: str, **shared: Any):
         super().__init__(**shared)
         self.root = Path(root)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -81,7 +82,7 @@ class Phantom(ImageMaskData):
         val: int = 48,
         test: int = 96,
         data_seed: int = 0,
-        **shared,
+        **shared: Any,
     ):
         super().__init__(**shared)
         if kind not in (*KINDS, "mixed"):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from raremask import distances, masks
 from raremask.losses.adaptive import balance, class_counts
 from raremask.losses.overlap import ALL, EACH
-from raremask.losses.pixel import cross_entropy, full_precision
+from raremask.losses.pixel import Foreground, cross_entropy, full_precision
 
 
 class BoundaryGaussian(nn.Module):
@@ -51,7 +51,7 @@ class BoundaryGaussian(nn.Module):
         self.sigma = sigma
 
     @staticmethod
-    def auto(foreground) -> dict[str, float]:
+    def auto(foreground: Foreground) -> dict[str, float]:
         """Return `sigma` for a training split's :class:`~raremask.data.base.Foreground`."""
         return {"sigma": (4 * foreground.thickness) ** 0.25}
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raremask.losses.pixel import full_precision
+from raremask.losses.pixel import Foreground, full_precision
 
 EACH, ALL = (1, 2, 3), (0, 1, 2, 3)  # dimensions to sum over: of each image, or of the whole batch
 
@@ -249,7 +249,7 @@ class Tversky(Overlap):
         self.alpha, self.beta = alpha, beta
 
     @staticmethod
-    def auto(foreground) -> dict[str, float]:
+    def auto(foreground: Foreground) -> dict[str, float]:
         """Return `alpha` and `beta` for a training split's :class:`~raremask.data.base.Foreground`."""
         beta = min(max(0.5 + 0.1 * math.log10(foreground.imbalance), 0.5), 0.7)
         return {"alpha": 1 - beta, "beta": beta}

@@ -1,12 +1,25 @@
 """Losses that look at each pixel alone."""
 
 import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 MAX_POS_WEIGHT = 100.0  # `pos_weight: auto` goes no further: beyond it a few pixels would make every gradient
+
+
+class Foreground(Protocol):
+    """What parameters `auto` go by, as :class:`raremask.data.base.Foreground` finds it in the training masks."""
+
+    @property
+    def imbalance(self) -> float:
+        """Background pixels per foreground pixel."""
+
+    @property
+    def thickness(self) -> float:
+        """Mean thickness of the foreground in pixels, see :func:`raremask.distances.thickness`."""
 
 
 def full_precision(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,7 +141,7 @@ class WeightedBCE(nn.Module):
         self.pos_weight = float(pos_weight)
 
     @staticmethod
-    def auto(foreground) -> dict[str, float]:
+    def auto(foreground: Foreground) -> dict[str, float]:
         """Return `pos_weight` for a training split's :class:`~raremask.data.base.Foreground`."""
         return {"pos_weight": min(foreground.imbalance, MAX_POS_WEIGHT)}
 

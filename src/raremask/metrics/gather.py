@@ -37,7 +37,7 @@ class ImageCounts(Metric):
     full_state_update = False
     rows: list[Tensor]
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.add_state("rows", default=[], dist_reduce_fx="cat")
 
@@ -65,7 +65,7 @@ class Means(Metric):
     full_state_update = False
     rows: list[Tensor]
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.names: tuple[str, ...] = ()
         self.add_state("rows", default=[], dist_reduce_fx="cat")

@@ -9,6 +9,8 @@ empty mask scores 0 under every policy. The background is never averaged in.
 
 import numpy as np
 
+Ratio = tuple[np.ndarray, np.ndarray]  # numerators and denominators
+
 COUNTS = ("tp", "fp", "fn", "tn")
 EMPTY = {"one": 1.0, "skip": np.nan, "zero": 0.0}
 BEGUN = 0.05  # of the way to a perfect score: what shows that a network has begun to see
@@ -29,22 +31,22 @@ def pixel_counts(prediction: np.ndarray, mask: np.ndarray, valid: np.ndarray | N
     return [tp, painted - tp, there - tp, pixels - painted - there + tp]
 
 
-def dice(tp, fp, fn):
+def dice(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> Ratio:
     """2 TP / (2 TP + FP + FN), the F1 score of the foreground."""
     return 2 * tp, 2 * tp + fp + fn
 
 
-def iou(tp, fp, fn):
+def iou(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> Ratio:
     """TP / (TP + FP + FN), the Jaccard index of the foreground."""
     return tp, tp + fp + fn
 
 
-def precision(tp, fp, fn):
+def precision(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> Ratio:
     """TP / (TP + FP): how much of what is painted is foreground."""
     return tp, tp + fp
 
 
-def recall(tp, fp, fn):
+def recall(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> Ratio:
     """TP / (TP + FN): how much of the foreground is painted."""
     return tp, tp + fn
 
