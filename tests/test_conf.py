@@ -1,6 +1,10 @@
 """Every choice in `conf/` is covered by being there: no list of names to keep."""
 
 import inspect
+import os
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,6 +109,30 @@ def can_be_made(group: str, config: DictConfig) -> None:
         made(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0))
     elif group == "model":
         assert made.eval()(torch.rand(1, 3, 40, 50)).shape == (1, 1, 40, 50)
+
+
+def test_an_installed_package_works_in_any_folder(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("src", "conf"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    build = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*build, "--target", str(tmp_path / "site"), str(source)], check=True, capture_output=True)
+    code = "import raremask; from raremask.commands import train; print(raremask.__file__); train()"
+    command = [sys.executable, "-c", code, "--cfg", "job", "dataset=folder", "experiment=demo"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True
+    )
+    assert done.stdout.startswith(str(tmp_path / "site")), done.stderr
+    assert "_target_: raremask.data.folder.Folder" in done.stdout
+    installed = tmp_path / "site" / "raremask" / "conf"
+    assert {path.relative_to(installed) for path in installed.rglob("*.yaml")} == {
+        path.relative_to(CONF) for path in CONF.rglob("*.yaml")
+    }
+    assert (tmp_path / "site" / "raremask" / "py.typed").is_file()
+    assert (tmp_path / "site" / "bin" / "raremask-train").is_file()
 
 
 def test_every_folder_of_the_package_is_installed():
