@@ -60,6 +60,8 @@ def answer(tmp_path, *arguments, script="train.py"):
         (["dataset=folder", "dataset.pairs=/nowhere.csv"], "dataset.pairs=/nowhere.csv: there is no such file"),
         (["figures.palette=pastel"], "must be one of classic, colour_blind"),
         (["resume=here"], "here is not the folder of a run"),
+        (["resume=2018"], "2018 is not the folder of a run"),
+        (["dataset=isic2018", "dataset.root=2018"], "There is no folder 2018"),
         (["leaks=false"], "leaks=False is no answer to leaks"),
         (["monitor=null"], "monitor=None is not a score that is logged"),
         (["selection.metric=null"], "selection.metric=None must be one of dice"),

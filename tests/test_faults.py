@@ -96,6 +96,11 @@ def test_a_gpu_without_memory_proposes_a_batch_size(trainings, tried):
             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
             "memory of this machine is used up",
         ),
+        (OSError(12, "Cannot allocate memory"), "memory of this machine is used up"),
+        (
+            RuntimeError("unable to write to file </torch_1_2_0>: No space left on device (28)"),
+            "shared memory of the workers is full",
+        ),
         (PermissionError(13, "Permission denied", "/x"), "/x: writing or reading is not permitted"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. "), "docker run --shm-size=8g"),
     ],

@@ -34,6 +34,7 @@ def train(trainings, name, *more, settings=SETTINGS, **kill):
 
 KILLED = [function for function in FUNCTIONS if "arrays" not in function]  # phantoms are drawn, not read
 STEP = "raremask.module:Segmenter.training_step"
+VALID = "raremask.module:Segmenter.validation_step"
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,7 @@ def test_a_moving_average_of_the_weights_goes_on_where_it_was(trainings, tried):
     ("asked", "function", "code"),
     [
         (signal.SIGTERM, STEP, 75),
-        (signal.SIGUSR1, "raremask.module:Segmenter.validation_step", 75),
+        (signal.SIGUSR1, VALID, 75),
         (signal.SIGINT, STEP, 130),
         (signal.SIGTERM, "raremask.module:Segmenter.predict_step", 75),
         (signal.SIGTERM, "raremask.checkpoints:WholeFiles.save_checkpoint", 75),
@@ -182,14 +183,17 @@ def test_a_run_that_is_asked_to_end_ends_in_order_and_goes_on(trainings, whole, 
     )
 
 
-@pytest.mark.parametrize(("asked", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
-def test_a_signal_to_all_processes_of_a_job_is_no_fault_of_its_workers(trainings, whole, asked, code, tried):
-    """SLURM and a terminal send their signals to the workers of the loader, too."""
-    name = f"group_{asked.name}"
-    kill = {"signal": asked, "function": STEP, "call": 7, "action": "kill all"}
+@pytest.mark.parametrize(
+    ("asked", "function", "code"),
+    [(signal.SIGTERM, STEP, 75), (signal.SIGUSR1, STEP, 75), (signal.SIGINT, STEP, 130), (signal.SIGTERM, VALID, 75)],
+)
+def test_a_signal_to_all_processes_of_a_job_is_no_fault_of_its_workers(trainings, whole, asked, function, code, tried):
+    """SLURM and a terminal send their signals to the workers of the loader, too; those of training sit by meanwhile."""
+    name = f"group_{asked.name}_{function.split('.')[-1]}"
+    kill = {"signal": asked, "function": function, "call": 7, "action": "kill all"}
     ended, called = train(trainings, name, "dataset.workers=1", **kill)
     assert ended == code, trainings.log(name)
-    assert called[STEP] == 7
+    assert called[function] == 7
     assert read_status(trainings.folder / name)["state"] == "interrupted"
     assert f"Go on with: python src/train.py resume={name}" in trainings.log(name)
     ended, _ = train(trainings, name, "dataset.workers=1")
@@ -197,7 +201,7 @@ def test_a_signal_to_all_processes_of_a_job_is_no_fault_of_its_workers(trainings
     assert outcome(trainings.folder / name) == outcome(whole[0])
     tried(
         "Asked to end",
-        f"{asked.name} to the workers of the loader, too",
+        f"{asked.name} {FUNCTIONS[function]}, to the workers of the loader, too",
         f"exit code {code}, status interrupted; the same command goes on and ends the same, bit for bit",
     )
 

@@ -350,6 +350,7 @@ def test_several_runs_are_averaged_and_must_go_together(run, train, command, tmp
         (("images=.", "out=x", "run=[]"), "Which run"),
         (("images=.", "out=x", "run=[a,a]"), "A run is named twice"),
         (("images=.", "out=x", "run=[{0},{0.parent}]"), "A run is named twice"),
+        (("images=.", "out=x", "run=2018"), "2018 is not the folder of a run"),
         (("images=.", "out=x", "run=."), "neither the folder of a run, nor of a model"),
     ],
 )
@@ -742,6 +743,16 @@ def test_two_stages_restart_patience_and_keep_the_best_of_each(train):
     assert "train/loss/dice" in rows[3]
     assert "train/loss/dice" not in rows[2]
     assert events(folder).Scalars("optim/stage")[-1].value == 2
+
+
+def test_the_terms_of_the_first_loss_end_with_it(train):
+    second = ("callbacks=two_stage", "callbacks.switch.epoch=1", "loss@callbacks.switch.loss=weighted_bce_dice")
+    rows = read_table(train(*second) / "metrics.csv")
+    for split in ("train", "val"):
+        terms = [{key for key in row if key.startswith(f"{split}/loss/")} for row in rows]
+        assert terms == [
+            {f"{split}/loss/{term}" for term in both} for both in (("bce", "dice"), ("weighted_bce", "dice"))
+        ]
 
 
 def test_the_plateau_starts_anew_at_the_switch(train):

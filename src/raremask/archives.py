@@ -132,7 +132,8 @@ def _is_clutter(name: str) -> bool:
 def _place(archive: Path, member: Member, target: Path) -> Path:
     """Where a member goes, if it may."""
     path = PurePosixPath(member.name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0] or "\0" in member.name:
+    drive = any(":" in part for part in path.parts)  # of Windows, where one in the middle leaves the folder, too
+    if drive or path.is_absolute() or ".." in path.parts or not path.parts or "\0" in member.name:
         raise BadInput(f"{archive}: {member.name!a} lies outside the folder it is unpacked to; nothing was written.")
     if member.link:
         raise BadInput(f"{archive}: {member.name!a} is a link or no plain file; nothing was written.")

@@ -75,6 +75,7 @@ class LossSwitch(Callback):
         module.log("optim/stage", 2.0 if trainer.current_epoch >= self.epoch else 1.0)
 
     def _restart(self, trainer: Trainer) -> None:
+        trainer.callback_metrics.clear()  # or the first loss' terms would stand in every row to come
         trainer.should_stop = False
         for callback in trainer.callbacks:
             if isinstance(callback, Patience):

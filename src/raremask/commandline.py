@@ -78,6 +78,7 @@ def run_folder(resume: str | None, new: str) -> str:
         several = int(os.environ.get("SLURM_NTASKS", 1)) > 1  # each process would have a time of its own
         new = f"{Path(new).parent}/slurm-{slurm_job()}" if several and slurm_job() else new
         return str(queued_again(Path(new).parent) or new)
+    resume = str(resume)  # a folder may be called 2026
     check_run(resume)  # here, because next Hydra writes into the folder
     if not (Path(resume) / STATUS).is_file():  # and would write over the run's config
         raise BadInput(f"{resume} has no {STATUS}: it is not the whole folder of a run, and cannot be gone on with.")
@@ -201,7 +202,11 @@ def explain(error: Exception) -> str | None:
         if inside:  # from run_folder; OmegaConf keeps its text but not the error
             return inside[1]
         cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
-        if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None and "not in" in str(cause):
+        if (
+            isinstance(cause, OmegaConfBaseException)
+            and cause.parent_node is not None
+            and "not in struct" in str(cause)
+        ):
             return _unknown_key(cause)
         return "\n".join(str(part) for part in (error, error.__cause__) if part)
     return None
@@ -330,15 +335,17 @@ def check_dataset(cfg: DictConfig) -> None:
     if cfg.empty not in EMPTY:
         raise BadInput(f"empty={cfg.empty} is no policy for empty masks. Choices: {', '.join(EMPTY)}")
     table = cfg.dataset.get("pairs")
-    if table is not None and not Path(table).is_file():
+    if table is not None and not Path(str(table)).is_file():
         raise BadInput(f"dataset.pairs={table}: there is no such file.")
     for key in ("root", "images", "masks") if table is None else ():
         place = cfg.dataset.get(key)
-        if place is not None and not Path(place).is_dir():
+        if place is not None and not Path(str(place)).is_dir():
             raise BadInput(
                 f"There is no folder {place}. Put the dataset there, name its folder with dataset.{key}=<folder>, "
                 "or name the folder of all datasets with the environment variable RAREMASK_DATA."
             )
+        if isinstance(place, int | float):
+            cfg.dataset[key] = str(place)  # a folder may be called 2018
 
 
 def check_tune(cfg: DictConfig) -> None:

@@ -118,9 +118,9 @@ def score_again(
     Returns:
         What was scored, and the largest change of a score of an image; NaN if there was no table.
     """
+    images, empty = judge(trainer, run.data, run.module, split, run.selection), run.module.empty
     if split == "test":
         use_test(run.folder)
-    images, empty = judge(trainer, run.data, run.module, split, run.selection), run.module.empty
     change = math.nan
     if trainer.is_global_zero:
         rows = beside_baselines(images.counts, empty)

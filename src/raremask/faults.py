@@ -35,7 +35,9 @@ def named(error: BaseException, batch_size: int | None = None) -> str | None:
         return f"{place}{DISK[error.errno]}. ({error.strerror})"
     if "out of memory" in text.lower() and isinstance(error, RuntimeError):
         return f"The GPU ran out of memory{_smaller(batch_size)} ({text.splitlines()[0]})"
-    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+    if "</torch_" in text and "No space left" in text:
+        return "The shared memory of the workers is full: docker run --shm-size=8g, or dataset.workers=0."
+    if isinstance(error, MemoryError) or re.search(r"(can't|cannot) allocate memory", text, re.IGNORECASE):
         return (
             f"The memory of this machine is used up{_smaller(batch_size)} dataset.memory=<GiB> limits what images take."
         )

@@ -97,7 +97,7 @@ def describe(cfg: DictConfig) -> None:
         cfg: The composed `conf/describe.yaml`.
     """
     name = HydraConfig.get().runtime.choices.dataset
-    description.describe(build_data(cfg), name, Path(cfg.folder), cfg.empty)
+    description.describe(build_data(cfg), name, Path(str(cfg.folder)), cfg.empty)
 
 
 def predict(cfg: DictConfig) -> int:
@@ -133,7 +133,7 @@ def compare(cfg: DictConfig) -> None:
         BadInput: If the runs cannot be compared.
     """
     places = [Path(place) for place in folders_of(cfg.runs)]
-    out = Path(cfg.out) if cfg.out else places[0] / "report"
+    out = Path(str(cfg.out)) if cfg.out is not None else places[0] / "report"
     paint = Paint(**cfg.figures)
     print(report.compare(places, out, _images_of, cfg.metric, cfg.baseline, cfg.margin, cfg.draws, paint))
     print(f"\nReport: {os.path.relpath(out)}/index.html (also report.md, results.csv)\n")
@@ -170,7 +170,7 @@ def tune(cfg: DictConfig) -> float:
     quieten()
     if OmegaConf.select(cfg, "trainer.strategy", default="auto") != "auto":
         raise BadInput("A search trains in one process, one trial after another: leave trainer=ddp away.")
-    folder, chosen = Path(cfg.folder), HydraConfig.get()
+    folder, chosen = Path(str(cfg.folder)), HydraConfig.get()
     if cfg.space:
         space = OmegaConf.to_container(cfg.space)
     else:

@@ -37,6 +37,8 @@ NOTED = ("collapsed",)  # facts of :func:`note`
 #: run is gone on with.
 MACHINE = ("accelerator", "devices", "strategy", "num_nodes", "sync_batchnorm", "deterministic")
 QUIET = ("enable_model_summary", "enable_progress_bar", "num_sanity_val_steps", "detect_anomaly")
+UMASK = os.umask(0)  # what new files may not: it can only be asked for by setting it, so once, before there are threads
+os.umask(UMASK)
 SIGN = 1800  # seconds within which a run on another machine must have shown that it goes on
 BEST, PLAIN = "best checkpoint", "at threshold 0.5"  # rows of a summary
 DEFAULT = "_default"  # of columns: at threshold 0.5, without views or post-processing
@@ -55,17 +57,11 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        partial.chmod(0o666 & ~_umask())  # mkstemp lets nobody else read
+        partial.chmod(0o666 & ~UMASK)  # mkstemp lets nobody else read
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_text(path: Path, text: str) -> None:
@@ -207,6 +203,8 @@ def _began(process: int) -> int | None:
 
 
 def _exists(process: int) -> bool:
+    if os.name == "nt":  # where this signal is no question but Ctrl-C
+        return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:

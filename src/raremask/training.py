@@ -150,8 +150,8 @@ def _train(
     module.tile = candidates.pop("tile")
     choice = choose(trainer, data, module, **candidates)
     save_choice(folder, choice)
-    use_test(folder)
     judged = {split: judge(trainer, data, module, split, choice.selection) for split in ("val", "test")}
+    use_test(folder)  # not before: what is interrupted has shown nothing, and is scored again
     for split, images in judged.items():
         write_split(folder / f"per_image_{split}.csv", data, split, images, module.empty)
     write_masks(folder / "masks_test.csv", data, "test", judged["test"])
@@ -264,7 +264,7 @@ def log_results(
 
 def _resumed(cfg: DictConfig) -> DictConfig:
     """The config of the run to go on with; how long and where it trains may change, and the run keeps it."""
-    saved = _saved(cfg.resume)
+    saved = _saved(str(cfg.resume))
     changes = [text.lstrip("+") for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
     for change in changes:
         if change.partition("=")[0] not in (f"trainer.{setting}" for setting in ("max_epochs", *MACHINE, *QUIET)):

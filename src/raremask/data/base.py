@@ -337,6 +337,10 @@ class ImageMaskData(LightningDataModule):
         """Return the split that `predicted` names, `val` or `test`, in order."""
         return self._in_order(self.predicted)
 
+    def on_exception(self, exception: BaseException) -> None:
+        """End the workers of training, too: Lightning ends those of the loop it is in, and they hear no signal."""
+        self.trainer.fit_loop.teardown()
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Make numbers of the bytes, on the device."""
         return as_floats(batch)
