@@ -311,7 +311,7 @@ def describe(data: ImageMaskData, name: str, folder: Path, empty: str) -> None:
     said = [
         f"{len(found)} pairs, {len(across)} of them in different splits (all in twins.csv)",
         *(f"{titles[p.first]} is {titles[p.second]} ({p.likeness:.2f})" for p in across[:5]),
-        f"{len(contrary)} of the pairs contradict each other: their masks have a Dice below 0.5",
+        f"{len(contrary)} of the pairs contradict each other: their masks have a Dice below {leaks.AGREE}",
         *(f"{titles[p.first]} and {titles[p.second]}: Dice {dice:.2f}" for p, dice in contrary[:5]),
     ]
     drawn = draw(data, measured, found)

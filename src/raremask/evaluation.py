@@ -24,6 +24,7 @@ from raremask.scoring import Judged, choose, judge, looks_at_test, use_test, wri
 from raremask.selection import Selection, together
 
 SAME = 1e-6  # scores that differ by less are the same
+SHOWN = 4  # images of a gallery for which none were named
 TOGETHER = "averaged"  # row of several runs whose probabilities are averaged
 
 
@@ -244,7 +245,7 @@ def named(run: Finished, split: str, names: Any) -> list[str] | None:
 
 
 def comparison(
-    runs: Sequence[Finished], judged: Sequence[Judged], split: str, names: Sequence[str] | None, most: int = 4
+    runs: Sequence[Finished], judged: Sequence[Judged], split: str, names: Sequence[str] | None
 ) -> list[figures.Row]:
     """Predict the same images with several runs, for a gallery.
 
@@ -252,14 +253,13 @@ def comparison(
         runs: One or more, of the same images.
         judged: What each of them scored.
         split: `val` or `test`.
-        names: Which images, see :func:`named`; None takes some, spread evenly from the worst to the best mean Dice.
-        most: How many then.
+        names: Which images, see :func:`named`; None takes `SHOWN`, spread evenly from the worst to the best mean Dice.
     """
     pictures = {picture.name: index for index, picture in enumerate(runs[0].data.splits[split].pictures)}
     if names is None:
         dice = np.mean([score(images.counts[""], "one")["dice"] for images in judged], axis=0)
         order = np.array(judged[0].indices)[np.argsort(dice, kind="stable")]
-        evenly = np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int)
+        evenly = np.linspace(0, len(order) - 1, min(SHOWN, len(order))).round().astype(int)
         names = [list(pictures)[index] for index in order[evenly]]
     rows = []
     for name in names:

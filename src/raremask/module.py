@@ -34,11 +34,11 @@ class Segmenter(LightningModule):
         optimizer: Makes the optimiser from the parameters.
         scheduler: Makes the learning rate's scheduler from the optimiser; stepped after every epoch.
         monitor: The logged score that a plateau scheduler watches, such as `val/dice`.
-        threshold: A pixel is foreground if its probability is more than this.
         empty: Policy for images whose mask and prediction are both empty, see :mod:`raremask.metrics.overlap`.
         seed: With the epoch, decides the random numbers of training (dropout), so that a resumed run draws the same.
     """
 
+    threshold = 0.5  # of what is logged in training; the one to predict with is chosen on validation afterwards
     # each is an nn.ModuleDict, and that type does not say of what
     counts: Mapping[str, ImageCounts]
     counts_fov: Mapping[str, ImageCounts]
@@ -51,14 +51,13 @@ class Segmenter(LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         scheduler: Callable[[Optimizer], LRScheduler],
         monitor: str = "val/dice",
-        threshold: float = 0.5,
         empty: str = "one",
         seed: int = 0,
     ):
         super().__init__()
         self.net, self.loss = net, loss
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.monitor, self.threshold, self.empty, self.seed = monitor, threshold, empty, seed
+        self.monitor, self.empty, self.seed = monitor, empty, seed
         self.least = -math.inf  # of the monitored score, to show that the network sees anything; known once validated
         splits, steps = ("train", "val"), ("train_step", "gradient", "val_step", "val_contrast")
         self.counts = nn.ModuleDict({f"{split}_counts": ImageCounts() for split in splits})  # type: ignore[assignment]

@@ -27,6 +27,7 @@ from raremask.selection import Choice, Selection, select
 from raremask.tables import read_table
 
 SELECTION = "selection.json"  # in a run's folder: what was chosen on validation
+EACH = 2  # of the worst, the median and the best images: so many are drawn
 VALIDATION_BYTES = 2**30  # of probabilities that are kept in memory to choose by; more lie in a temporary file
 
 
@@ -256,7 +257,6 @@ def draw(
     choice: Choice,
     images: Judged,
     paint: figures.Paint,
-    each: int = 2,
 ) -> None:
     """Draw the learning curves, the scores, and the worst, median and best images of the test split.
 
@@ -267,13 +267,12 @@ def draw(
         choice: What was chosen on validation.
         images: The scores of the test split.
         paint: How predictions are painted.
-        each: How many of the worst, the median and the best images.
     """
     selection = choice.selection
     dice = score(images.counts[""], module.empty)["dice"]
     order = np.array(images.indices)[np.argsort(np.nan_to_num(dice, nan=1.0), kind="stable")].tolist()
-    middle = max(0, len(order) // 2 - each // 2)
-    chosen = dict.fromkeys(order[:each] + order[middle : middle + each] + order[-each:])
+    middle = max(0, len(order) // 2 - EACH // 2)
+    chosen = dict.fromkeys(order[:EACH] + order[middle : middle + EACH] + order[-EACH:])
     predictor = Predictor([module.net], selection.views, module.tile)
     rows = [figure_row(predictor, selection, data.splits["test"][index], module.empty) for index in chosen]
     _, foreground = images.shares()

@@ -140,19 +140,18 @@ def threshold_curve(counted: np.ndarray, metric: str, empty: str) -> np.ndarray:
     return np.divide(total, used, out=np.full(BINS, np.nan), where=used > 0)
 
 
-def best_threshold(curve: np.ndarray, margin: float = MARGIN) -> float:
-    """The threshold nearest to 0.5 among those that are as good as the best, but for a margin.
+def best_threshold(curve: np.ndarray) -> float:
+    """The threshold nearest to 0.5 among those that are as good as the best, but for `MARGIN`.
 
     Args:
         curve: `(BINS,)` of :func:`threshold_curve`.
-        margin: How much worse than the best is as good.
 
     >>> curve = np.zeros(BINS)
     >>> curve[100:301] = 1
     >>> best_threshold(curve)
     0.3
     """
-    good = np.flatnonzero(np.nan_to_num(curve, nan=-1) >= np.nanmax(curve) - margin)
+    good = np.flatnonzero(np.nan_to_num(curve, nan=-1) >= np.nanmax(curve) - MARGIN)
     return float(good[np.argmin(np.abs(good - BINS // 2))]) / BINS
 
 

@@ -26,6 +26,7 @@ from raremask.module import Segmenter
 from raremask.runfolder import beside_baselines, format_scores, read_counts
 from raremask.scoring import Judged, load_choice, looks_at_test
 
+STEPS = 10  # timed with and without determinism; the median counts
 MANY_EMPTY = 0.2  # share of empty training masks from which a loss that learns nothing from them deserves a word
 
 
@@ -97,21 +98,20 @@ def say_what_starts(
 
 
 @rank_zero_only
-def say_what_determinism_costs(module: Segmenter, trainer: pl.Trainer, data: ImageMaskData, steps: int = 10) -> None:
+def say_what_determinism_costs(module: Segmenter, trainer: pl.Trainer, data: ImageMaskData) -> None:
     """On a GPU, print how much longer a step takes with `trainer.deterministic=true`, measured with this network.
 
     Args:
         module: Holds the network, which stays as it is.
         trainer: Knows the device.
         data: Gives a batch.
-        steps: How many are timed each way; the median counts.
     """
     device = trainer.strategy.root_device
     warned = torch.is_deterministic_algorithms_warn_only_enabled()  # trainer.deterministic=warn: nothing is enforced
     if device.type != "cuda" or warned or not torch.are_deterministic_algorithms_enabled():
         return
     half = trainer.precision_plugin.train_step_context  # in float32 a batch may not fit
-    with_it, without = (seconds_of_a_step(module, data, device, one, steps, half) for one in (True, False))
+    with_it, without = (seconds_of_a_step(module, data, device, one, STEPS, half) for one in (True, False))
     torch.use_deterministic_algorithms(True)
     print(f"trainer.deterministic=true: a step takes {with_it / without:.2f} times as long as without.")
 

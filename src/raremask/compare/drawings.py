@@ -13,6 +13,7 @@ from raremask.figures import logarithmic
 #: Six of Paul Tol's bright colours and four more: they differ for colour-blind eyes too, in this order.
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777", "#000000", "#004488", "#bbcc33")
 STYLES = ("-", "--", ":")
+PAIRS = 30  # more have no room
 BINS = 6  # of foreground or size, over which means are drawn
 WIDE = 44  # letters of a label in a line: more would leave no room for what is drawn
 
@@ -82,15 +83,14 @@ def ranking(shares: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def differences(pairs: Mapping[tuple[str, str], Pair], margin: float, most: int = 30) -> Figure:
-    """Draw the difference of every pair with its interval, filled where the two are told apart.
+def differences(pairs: Mapping[tuple[str, str], Pair], margin: float) -> Figure:
+    """Draw the difference of every pair (the first 30) with its interval, filled where the two are told apart.
 
     Args:
         pairs: By the labels of the two.
         margin: Differences up to this are too small to matter; shaded.
-        most: How many pairs are drawn, the first ones.
     """
-    shown = list(pairs.items())[:most]
+    shown = list(pairs.items())[:PAIRS]
     texts, height = _rows((f"{first} \N{MINUS SIGN} {second}" for (first, second), _ in shown), 0.28)
     figure = Figure(figsize=(8, 0.9 + height), layout="constrained")
     axis = figure.subplots()

@@ -216,7 +216,6 @@ def pairs(
     weights: np.ndarray,
     margin: float = 0.01,
     times: int = 20_000,
-    seed: int = 0,
 ) -> dict[tuple[str, str], Pair]:
     """Compare every loss with every other, the better one first.
 
@@ -225,10 +224,9 @@ def pairs(
         groups: `(N,)`.
         weights: Of :func:`resample`.
         margin: Differences up to this are none.
-        times: Changes of sign that are drawn, where not all are tried.
-        seed: Of the source of randomness.
+        times: Changes of sign that are drawn, where not all are tried; the same whenever they are.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     ranked = sorted(scores, key=lambda name: -np.nan_to_num(np.nanmean(scores[name].mean(axis=0)), nan=-np.inf))
     both = list(itertools.combinations(ranked, 2))
     measured, tested = {}, []
@@ -292,13 +290,12 @@ def detectable(difference: Estimate, pairs: int = 1) -> float:
     return float((student.ppf(1 - (1 - CONFIDENCE) / 2 / pairs) + student.ppf(POWER)) * difference.error)
 
 
-def ranks(scores: Mapping[str, np.ndarray], weights: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+def ranks(scores: Mapping[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
     """How often each loss comes first, second, ... when groups, images and seeds are drawn again.
 
     Args:
         scores: `(S, N)` of each loss, higher being better.
         weights: Of :func:`resample`.
-        seed: Of the source of randomness.
 
     Returns:
         `(L,)` shares of the draws for each loss: first place, second place, ...
@@ -306,7 +303,7 @@ def ranks(scores: Mapping[str, np.ndarray], weights: np.ndarray, seed: int = 0) 
     Source:
         Wiesenfarth et al. (2021), https://doi.org/10.1038/s41598-021-82017-6: ranking with the bootstrap.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     drawn = []
     for part in scores.values():
         count = len(part)

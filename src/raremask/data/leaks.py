@@ -22,6 +22,7 @@ from raremask import tables
 SIDE = 48  # pixels of a descriptor
 FINE = 2.0  # pixels at that size: structure below this is compared
 LIKENESS = 0.66  # from here two images count as the same, without what all share
+AGREE = 0.5  # Dice of two masks below which they contradict each other
 PLAIN = 0.85  # from here they do as they are
 MANY = 8  # of fewer images the mean is not what all share, but each of them
 TURNS = 8  # ways to mirror and turn by quarters
@@ -110,18 +111,15 @@ def turned(images: np.ndarray, turn: int) -> np.ndarray:
     return quarters[:, :, ::-1] if turn >= 4 else quarters
 
 
-def contradictions(
-    found: Sequence[Twins], masks: Sequence[np.ndarray], least: float = 0.5
-) -> list[tuple[Twins, float]]:
+def contradictions(found: Sequence[Twins], masks: Sequence[np.ndarray]) -> list[tuple[Twins, float]]:
     """Find the twins whose masks do not agree: what is foreground in one is not in the other.
 
     Args:
         found: The pairs.
         masks: `(h, w)` uint8 of 0 and 1, one for each image.
-        least: The Dice of both masks below which they contradict each other; two empty ones agree.
 
     Returns:
-        The pairs and their Dice.
+        The pairs whose masks have a Dice below `AGREE`, and that Dice; two empty ones agree.
     """
     contrary = []
     for pair in found:
@@ -132,7 +130,7 @@ def contradictions(
         one = turned(one[None], pair.turn)[0]
         both = float(one.sum() + other.sum())
         dice = 2 * float(np.minimum(one, other).sum()) / both if both else 1.0
-        if dice < least:
+        if dice < AGREE:
             contrary.append((pair, dice))
     return contrary
 
