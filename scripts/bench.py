@@ -53,6 +53,7 @@ from raremask.terminal import quieten
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "performance.md"
+GPU = ("training", "loss", "thesis", "sweep", "waits", "step")  # sections of bench_gpu.py
 SECTIONS = ("step", "epoch", "network", "loader", "evaluation", "prediction", "start", "memory", "growth")
 THESIS = ("dataset=cvc", "dataset.batch_size=2", "dataset.workers=0", "model.base=8", "augment=thesis")
 
@@ -64,7 +65,7 @@ class Row:
     Args:
         what: Was measured.
         against: What it was compared with.
-        target: How large the ratio may be, or must be.
+        target: How large the ratio may be, or must be; None where two ways are compared and neither is to win.
         ratio: Median.
         least: Whether the target is a lower bound.
         note: Seconds and the like.
@@ -72,17 +73,18 @@ class Row:
 
     what: str
     against: str
-    target: float
+    target: float | None
     ratio: float
     least: bool = False
     note: str = ""
 
     def line(self) -> str:
         """Return it as a row of a Markdown table."""
-        met = self.ratio >= self.target if self.least else self.ratio <= self.target
-        sign = "at least" if self.least else "at most"
-        bound = f"{sign} {self.target:g}"
-        return f"| {self.what} | {self.against} | {bound} | {self.ratio:.2f} | {'yes' if met else 'no'} | {self.note} |"
+        bound = met = "-"
+        if self.target is not None:
+            bound = f"{'at least' if self.least else 'at most'} {self.target:g}"
+            met = "yes" if (self.ratio >= self.target if self.least else self.ratio <= self.target) else "no"
+        return f"| {self.what} | {self.against} | {bound} | {self.ratio:.2f} | {met} | {self.note} |"
 
 
 # --- a run as train.py makes it ---------------------------------------------------------------------------------------
@@ -644,6 +646,8 @@ def publish(name: str, rows: Sequence[Row], device: torch.device) -> None:
     where += f"PyTorch {torch.__version__}, {date.today()}"
     table = "\n".join(row.line() for row in rows)
     parts[name] = f"{where}\n\n| what | against | target | ratio | met | |\n|---|---|---|---|---|---|\n{table}"
+    if missing := [f"GPU: {one}" for one in GPU if f"GPU: {one}" not in parts]:
+        head += f"\nNot measured yet: {', '.join(missing)}.\n"
     order = [one for one in SECTIONS if one in parts] + [one for one in parts if one not in SECTIONS]
     PAGE.write_text(head + "".join(f"\n## {one}\n\n{parts[one]}\n" for one in order))
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import PAGE, ROOT, Row, composed, publish, scratch, trained
+from bench import GPU, PAGE, ROOT, Row, composed, publish, scratch, trained
 from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,7 +34,6 @@ from raremask.terminal import quieten
 
 TRY = "try=cpu" in sys.argv
 DEVICE = torch.device("cpu" if TRY else "cuda")
-SECTIONS = ("training", "loss", "thesis", "sweep", "waits", "step")
 RESNET = ("model=unet_resnet34", "model.encoder_weights=null", *(["model.encoder=mobilenet_v2"] if TRY else []))
 FIRST = "as train.py does it"
 LOSSES = ("dynamit", "boundary_gaussian", "boundary_dou")
@@ -196,7 +195,7 @@ def steps(model: str, network: Sequence[str], size: int, batch: int, names: Sequ
         peak = torch.cuda.max_memory_allocated() / 2**30 if DEVICE.type == "cuda" else 0.0
         note = f"{1000 * seconds:.1f} ms, {peak:.1f} GiB, {work / seconds / rate:.0%} of the measured bf16 rate"
         note += f", the first step {begun:.0f} s" if name == "compiled" else ""
-        yield Row(f"a step of {model}, {batch} images {size}x{size}: {name}", FIRST, 1.0, seconds / base, note=note)
+        yield Row(f"a step of {model}, {batch} images {size}x{size}: {name}", FIRST, None, seconds / base, note=note)
         del mine, one
 
 
@@ -318,7 +317,7 @@ def main(chosen: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     given = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
-    wanted = given.get("only", ",".join(SECTIONS)).split(",")
-    if not given.keys() <= {"try", "only"} or not set(wanted) <= set(SECTIONS):
+    wanted = given.get("only", ",".join(GPU)).split(",")
+    if not given.keys() <= {"try", "only"} or not set(wanted) <= set(GPU):
         sys.exit(__doc__)
     main(wanted)

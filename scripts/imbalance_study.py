@@ -31,7 +31,7 @@ SETTINGS = """
     dataset.batch_size=4 model=unet model.base=8 model.levels=3 augment=flips optimizer=adamw optimizer.lr=0.003
     scheduler=cosine trainer=auto trainer.max_epochs=20
     """
-COLUMNS = {"dice": "threshold and post-processing chosen on validation", "dice_default": "at threshold 0.5"}
+COLUMNS = {"dice": "threshold, views and post-processing chosen on validation", "dice_default": "at threshold 0.5"}
 
 
 def train(losses: Sequence[str], seeds: Sequence[int]) -> None:
