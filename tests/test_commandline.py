@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,7 @@ def answer(tmp_path, *arguments, script="train.py"):
         (["dataset=folder", "dataset.pairs=/nowhere.csv"], "dataset.pairs=/nowhere.csv: there is no such file"),
         (["figures.palette=pastel"], "must be one of classic, colour_blind"),
         (["resume=here"], "here is not the folder of a run"),
+        *(() if find_spec("ray") else ((["hydra/launcher=ray_cluster"], "pip install '.[ray]'"),)),
         (["resume=2018"], "2018 is not the folder of a run"),
         (["dataset=isic2018", "dataset.root=2018"], "There is no folder 2018"),
         (["leaks=false"], "leaks=False is no answer to leaks"),

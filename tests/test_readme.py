@@ -87,9 +87,6 @@ def with_examples(tmp_path_factory):
     return f"hydra.searchpath=[file://{folder}]"
 
 
-@pytest.mark.filterwarnings(
-    "ignore:\\s*'hydra/launcher/joblib' is validated against"
-)  # of Hydra, for its own launchers
 @pytest.mark.parametrize(("script", "arguments"), dict.fromkeys(COMMANDS), ids=lambda value: value.strip())
 def test_a_command_of_the_pages_is_understood(script, arguments, with_examples):
     overrides = [argument for argument in shlex.split(arguments) if argument != "-m"]

@@ -159,9 +159,9 @@ def test_a_failing_job_is_told_at_once_and_does_not_stop_the_others(tmp_path):
 
 
 LAUNCHERS = {
-    "joblib": "hydra_joblib_launcher",
-    "submitit_local": "hydra_submitit_launcher",
-    "ray": "hydra_ray_launcher",
+    "parallel": "hydra_joblib_launcher",
+    "slurm_local": "hydra_submitit_launcher",
+    "ray_cluster": "hydra_ray_launcher",
 }
 
 
@@ -175,6 +175,7 @@ def test_every_launcher_gives_the_scores_of_the_serial_one(tmp_path, launcher):
         done = sweep(tmp_path / name, "loss=dice,dynamit", "seed=0,1", "trainer.max_epochs=1", launcher=name)
         assert done.returncode == 0, done.stderr
         assert "4 done" in done.stdout
+        assert "Warning" not in done.stderr
         tables.append({folder.name: (folder / "per_image_test.csv").read_text() for folder in folders(tmp_path / name)})
     assert len(tables[0]) == 4
     assert tables[0] == tables[1]

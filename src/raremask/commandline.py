@@ -34,6 +34,8 @@ from raremask.runfolder import STATUS, read_status, slurm_job
 LEAKS = ("warn", "error", "ignore")
 VIEWS = ("none", "flips", "turns", "scales")  # of raremask.inference, which imports torch; a test compares them
 DEVICES = ("auto", "cpu", "cuda")
+#: Launchers of plugins, and the extra that brings each.
+LAUNCHERS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 GROUPS = ("dataset", "augment", "model", "loss", "optimizer", "scheduler", "callbacks", "trainer")  # a run has all
 NEEDED = ("best", "history", "last")  # callbacks that a run cannot do without
 OURS = "RAREMASK_PLAIN_ERRORS"  # in the environment: that HYDRA_FULL_ERROR is set by us, not by the user
@@ -177,6 +179,8 @@ def explain(error: Exception) -> str | None:
             return str(cause)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         *group, choice = error.missing_cfg_file.split("/")
+        if group == ["hydra", "launcher"] and choice in LAUNCHERS:  # which one of ours builds on
+            return f"This launcher needs a plugin: pip install '.[{LAUNCHERS[choice]}]' in the checkout"
         if group and error.options is not None:
             name = "/".join(group)
             return (
