@@ -66,6 +66,10 @@ def test_a_gallery_shows_several_predictions_side_by_side_under_their_names():
     figure = gallery(rows, columns=["dice", "dynamit"])
     titles = [axis.get_title() for axis in figure.axes]
     assert titles == ["image", "truth", "dice\n0a", "dynamit\n0b", "", "", "1a", "1b"]
+    long = gallery(rows, columns=["experiment=nerve_best model.encoder_weights=mobilenet.pth", "other"])
+    lines = [line for axis in long.axes for line in axis.get_title().splitlines()]
+    assert "experiment=nerve_best" in lines[2]
+    assert max(map(len, lines)) <= 30  # or it runs into the next
 
 
 def test_scores_are_drawn_over_threshold_foreground_and_probability():

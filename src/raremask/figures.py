@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ PALETTES = {
     "classic": {"TP": (0, 200, 0), "FP": (230, 0, 0), "FN": (230, 0, 230)},
     "colour_blind": {"TP": (86, 180, 233), "FP": (213, 94, 0), "FN": (240, 228, 66)},
 }
+LETTERS = 30  # of a line over an image of a gallery: more would run into the next
 NAMES = {"TP": "found (TP)", "FP": "too much (FP)", "FN": "missed (FN)"}
 
 
@@ -126,7 +128,9 @@ def gallery(
     paint = paint or Paint()
     height, width = rows[0].mask.shape
     number = 2 + len(columns)
-    figure = Figure(figsize=(2.2 * number, 0.75 + len(rows) * (2.2 * height / width + 0.25)), layout="constrained")
+    names = [fill(name, LETTERS) for name in ("image", "truth", *columns)]
+    above = 0.75 + 0.15 * max(name.count("\n") for name in names)
+    figure = Figure(figsize=(2.2 * number, above + len(rows) * (2.2 * height / width + 0.25)), layout="constrained")
     axes = figure.subplots(len(rows), number, squeeze=False)
     for line, row in zip(axes, rows, strict=True):
         tall, wide = row.mask.shape  # in whose proportions the image is shown, whatever the network saw
@@ -137,7 +141,7 @@ def gallery(
             axis.set_title(title, fontsize=9)
         for axis in line:
             axis.set_axis_off()
-    for axis, name in zip(axes[0], ("image", "truth", *columns), strict=True):
+    for axis, name in zip(axes[0], names, strict=True):
         axis.set_title("\n".join(part for part in (name, axis.get_title()) if part), fontsize=9)
     palette = PALETTES[paint.palette]
     patches = [Patch(color=(r / 255, g / 255, b / 255), label=NAMES[kind]) for kind, (r, g, b) in palette.items()]
