@@ -42,6 +42,7 @@ RECORDS = {path.stem: recorded(path.read_text()) for path in sorted((ROOT / "con
 SHOWN = "\n".join([*PAGES.values(), *RECORDS.values()])
 COMMANDS = re.findall(rf"^ {{4}}(?:OMP_NUM_THREADS=1 )?{SCRIPTS}([^#\n]*)", SHOWN, re.MULTILINE)
 COMMANDS += re.findall(rf"`{SCRIPTS}([^`]*)`", SHOWN)  # within a sentence, or a table
+VARIABLES = dict(re.findall(r"^ {4}([A-Z]+)=([\w,]+)$", SHOWN, re.MULTILINE))
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 CHOICES = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 
@@ -89,6 +90,8 @@ def with_examples(tmp_path_factory):
 
 @pytest.mark.parametrize(("script", "arguments"), dict.fromkeys(COMMANDS), ids=lambda value: value.strip())
 def test_a_command_of_the_pages_is_understood(script, arguments, with_examples):
+    for name, value in VARIABLES.items():
+        arguments = arguments.replace(f"${name}", value)
     overrides = [argument for argument in shlex.split(arguments) if argument != "-m"]
     overrides = [override for override in overrides if "glob(" not in override]  # every choice: test_conf composes each
     split = [override.partition("=") for override in overrides]
