@@ -16,59 +16,76 @@ import numpy as np
 from raremask.compare.statistics import by_group, estimate, means, pairs, permutation_test, resample
 
 PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
-#: Groups, images of each (on average), seeds, spread of the seeds, of a group's liking for a loss.
+#: Groups, images of each (on average; or of each), seeds, spread of the seeds, of a group's and an image's liking for
+#: a loss.
 CASES = (
-    (6, 22, 3, 0.01, 0.02),
-    (7, 20, 3, 0.01, 0.02),
-    (7, 20, 3, 0.0, 0.02),
-    (7, 20, 3, 0.03, 0.0),
-    (24, 22, 2, 0.01, 0.02),
-    (29, 20, 3, 0.01, 0.02),
-    (50, 4, 5, 0.01, 0.02),
-    (20, 1, 3, 0.01, 0.02),
-    (100, 1, 3, 0.02, 0.02),
-    (100, 1, 1, 0.02, 0.02),
+    (6, 22, 3, 0.01, 0.02, 0.0),
+    (7, 20, 3, 0.01, 0.02, 0.0),
+    (7, 20, 3, 0.0, 0.02, 0.1),
+    (7, 20, 3, 0.03, 0.0, 0.0),
+    (10, 42, 3, 0.01, 0.0, 0.1),
+    (10, (100, 80, 5, 5, 5, 5, 5, 5, 5, 5), 3, 0.01, 0.02, 0.05),
+    (24, 22, 2, 0.01, 0.02, 0.05),
+    (29, 20, 3, 0.01, 0.02, 0.0),
+    (50, 4, 5, 0.01, 0.02, 0.1),
+    (20, 1, 3, 0.01, 0.02, 0.0),
+    (100, 1, 3, 0.02, 0.02, 0.0),
+    (100, 1, 1, 0.02, 0.02, 0.0),
 )
 FAMILY = 5  # losses compared at once, in the last column
 DRAWS = 400
+GAP = 0.03  # between two losses, where it is counted how often they are told apart
 COLUMNS = (
     "groups",
     "images each",
     "seeds",
     "spread of seeds",
     "patient x loss",
+    "image x loss",
     "mean",
     "difference",
     "percentile bootstrap",
     "permutation alone",
     "told apart",
+    "found",
     f"any of {FAMILY} losses told apart",
 )
 INTRODUCTION = """\
 Written by `scripts/study_statistics.py` on {date}: {times} made-up comparisons a row, of two losses that do not
 differ. Scores vary by patient (.1), by image (.1), by run and image (.05), and as the row says by seed and by
-patient and loss together (`patient x loss`: how well a loss suits a patient). `mean`, `difference`, `percentile
-bootstrap`: how often 95 % intervals hold the truth (wanted: .95).
-`permutation alone`, `told apart`: how often a difference is claimed at 5 % (wanted: .05 or less)."""
+patient or image and loss together (`patient x loss`: how well a loss suits a patient). `mean`, `difference`,
+`percentile bootstrap`: how often 95 % intervals hold the truth (wanted: .95). `permutation alone`, `told apart`: how
+often a difference is claimed at 5 % (wanted: .05 or less); `found`: how often it is where the losses do differ, by
+{gap:g}."""
 EXPLANATION = """\
 `mean` and `difference` are the intervals of the report; `percentile bootstrap` is what they would be without
 Student's t and the seeds' own variance. `permutation alone` takes the trained networks as given, so seeds that
 differ make it claim too much; `told apart` is what the report goes by: the larger p value of permutation and
 interval, after Holm's correction, and never of one seed. The last column: how often anything is claimed of
-several losses at once. With one seed no interval can know how much seeds matter: those of the last row are too
-narrow, and the report says so."""
+several losses at once, of which none differs. With one seed no interval can know how much seeds matter: those of the
+last row are too narrow, and the report says so."""
 
 
-def made_up(groups: int, images: int, seeds: int, shift: float, liking: float, random: np.random.Generator):
+def made_up(
+    groups: int,
+    images: int | tuple[int, ...],
+    seeds: int,
+    shift: float,
+    liking: float,
+    taste: float,
+    random: np.random.Generator,
+):
     """Draw scores `(S, N)` of losses that do not differ, and the group of each image `(N,)`."""
-    sizes = (
-        random.integers(max(1, images // 2), images + images // 2 + 1, groups) if images > 1 else np.ones(groups, int)
-    )
+    if isinstance(images, tuple) or images == 1:
+        sizes = np.broadcast_to(images, groups)
+    else:
+        sizes = random.integers(max(1, images // 2), images + images // 2 + 1, groups)
     group = np.repeat(np.arange(groups), sizes)
     shared = random.normal(0, 0.1, groups)[group] + random.normal(0, 0.1, len(group))
     losses = [
         shared
         + random.normal(0, liking, groups)[group]
+        + random.normal(0, taste, len(group))
         + random.normal(0, shift, (seeds, 1))
         + random.normal(0, 0.05, (seeds, len(group)))
         for _ in range(FAMILY)
@@ -88,20 +105,21 @@ def percentiles_hold(losses: list[np.ndarray], weights: np.ndarray, random: np.r
 
 def measure(case: tuple, times: int, random: np.random.Generator) -> dict[str, float]:
     """Return how often intervals held and differences were claimed, as shares."""
-    hits = dict.fromkeys(("mean", "difference", "percentiles", "permutation", "told apart", "family"), 0)
+    hits = dict.fromkeys(("mean", "difference", "percentiles", "permutation", "told apart", "found", "family"), 0)
     for _ in range(times):
         family, group = made_up(*case, random)
         losses = family[:2]
         weights = resample(group, DRAWS, random)
-        one, two = estimate(losses[:1], [1], group, weights), estimate(losses, [1, -1], group, weights)
+        one, two = estimate(losses[:1], [1], group), estimate(losses, [1, -1], group)
         hits["mean"] += one.low <= 0 <= one.high
         hits["difference"] += two.low <= 0 <= two.high
         hits["percentiles"] += percentiles_hold(losses, weights, random)
         sums, _ = by_group(losses[0].mean(axis=0) - losses[1].mean(axis=0), group)
         hits["permutation"] += permutation_test(sums, 500, random) < 0.05
-        compared = pairs({"one": losses[0], "two": losses[1]}, group, weights, times=500)
-        hits["told apart"] += next(iter(compared.values())).told_apart
-        compared = pairs(dict(zip("abcde", family, strict=True)), group, weights, times=500)
+        for name, gap in (("told apart", 0.0), ("found", GAP)):
+            compared = pairs({"one": losses[0] + gap, "two": losses[1]}, group, times=500)
+            hits[name] += next(iter(compared.values())).told_apart
+        compared = pairs(dict(zip("abcde", family, strict=True)), group, times=500)
         hits["family"] += any(pair.told_apart for pair in compared.values())
     return {name: count / times for name, count in hits.items()}
 
@@ -112,14 +130,15 @@ def page(times: int = 1000) -> str:
     lines = [
         "# Whether the statistics keep what they promise",
         "",
-        INTRODUCTION.format(date=datetime.date.today(), times=times),
+        INTRODUCTION.format(date=datetime.date.today(), times=times, gap=GAP),
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + "---|" * len(COLUMNS),
     ]
     for case in CASES:
         found = measure(case, times, random)
-        lines.append("| " + " | ".join([*map(str, case), *(f"{value:.3f}" for value in found.values())]) + " |")
+        said = [", ".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in case]
+        lines.append("| " + " | ".join([*said, *(f"{value:.3f}" for value in found.values())]) + " |")
         print(lines[-1], file=sys.stderr)
     lines += ["", EXPLANATION, ""]
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -18,7 +19,7 @@ from raremask.compare import drawings, results
 from raremask.compare.document import Grid, Notes, Paragraph, Section, write
 from raremask.compare.objections import objections
 from raremask.compare.report import compare, span, verdict, words
-from raremask.compare.statistics import Estimate, Pair, pairs, resample
+from raremask.compare.statistics import Estimate, Pair, pairs
 from raremask.runfolder import write_scores, write_table
 from raremask.tables import read_table
 
@@ -152,7 +153,7 @@ def test_seeds_are_rows_and_folds_are_one(sweep):
     assert {label: scores.shape for label, scores in table.scores.items()} == dict.fromkeys(QUALITY, (3, 48))
     assert len(set(table.groups)) == 16
     assert np.allclose(table.object_size, table.foreground * 10_000 / 2)
-    assert table.dropped == 0
+    assert table.lacking == {}
 
 
 def test_two_runs_of_one_seed_and_image_are_refused(sweep):
@@ -191,6 +192,28 @@ def test_where_some_have_no_score_images_without_foreground_are_left_out_for_all
     table = results.table(labelled(folder), "dice")
     assert (len(table.images), table.empties) == (23, 1)
     assert all(np.isfinite(scores).all() for scores in table.scores.values())
+    assert table.alarms == {"bce_dice": 1, "dice": 1, "dynamit": 1}
+    assert "1 images without foreground are left out, and with them what was painted there: on " in objected(folder)
+
+
+def test_runs_that_lack_a_score_or_have_other_patients_are_refused(sweep):
+    folder = sweep(seeds=(0,))
+    table = folder / "dice_0_None" / "per_image_test.csv"
+    whole = table.read_text()
+    rows = read_table(table)
+    write_table(table, [{key: value for key, value in row.items() if key != "hd95"} for row in rows])
+    with pytest.raises(BadInput, match=r"dice seed 0 has no hd95 in its table"):
+        results.table(labelled(folder), "hd95")
+    table.write_text(whole)
+    write_table(table, [row | {"group": "p"} for row in rows])
+    with pytest.raises(BadInput, match=r"do not have the same groups \(patients\): 000 is of 0 and of p"):
+        results.table(labelled(folder), "dice")
+
+
+def test_a_missing_fold_is_named(sweep):
+    folder = sweep(folds=(0, 1))
+    shutil.rmtree(folder / "dice_1_0")
+    assert "a fold is missing. Lacking: dice seed 1 (24)" in objected(folder)
 
 
 def test_a_score_that_is_defined_elsewhere_stands_beside_the_one_that_decides(sweep, tmp_path):
@@ -376,8 +399,7 @@ def test_the_tables_hold_what_the_statistics_say(sweep, tmp_path):
     folder = sweep()
     _, _, text = report(tmp_path, folder)
     table = results.table(labelled(folder), "dice")
-    weights = resample(table.groups, 500, np.random.default_rng(0))
-    pair = pairs(table.scores, table.groups, weights, 0.01)["bce_dice", "dice"]
+    pair = pairs(table.scores, table.groups, 0.01)["bce_dice", "dice"]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     header = next(row for row in rows if row[0] == "better")
     shown = dict(zip(header, next(row for row in rows if row[:2] == ["bce_dice", "dice"]), strict=True))
@@ -459,12 +481,28 @@ def test_another_baseline_or_score_can_be_asked_for(sweep, tmp_path):
         report(tmp_path, folder, metric="hd95")
 
 
+def test_what_no_bar_joins_and_yet_is_not_told_apart_is_said(sweep, tmp_path):
+    losses = {"dice": 0.80, "bce_dice": 0.795, "dynamit": 0.70}
+    text = report(tmp_path, sweep(losses=losses))[2]
+    assert "No bar, and yet" not in text
+    assert "How sure the ranking is; of few seeds" in text
+    for seed, quality in enumerate((0.95, 0.45, 0.8)):  # so unsure that it is told apart from neither
+        shutil.rmtree(tmp_path / "s" / f"dynamit_{seed}_None")
+        one_run(tmp_path / "s" / f"dynamit_{seed}_None", "dynamit", quality, seed)
+    for seed in range(3):
+        shutil.rmtree(tmp_path / "s" / f"bce_dice_{seed}_None")
+        one_run(tmp_path / "s" / f"bce_dice_{seed}_None", "bce_dice", 0.74, seed)
+    assert "No bar, and yet not told apart: dice and dynamit." in report(tmp_path, tmp_path / "s")[2]
+    shutil.rmtree(tmp_path / "s")
+    single = report(tmp_path, sweep(losses={"tversky": 0.8, "bce": 0.7}, seeds=(0,)))[2]
+    assert "How sure the ranking is cannot be said of a single seed." in single
+
+
 def test_the_runner_up_and_the_baseline_may_be_two(sweep):
     scores = {name: np.random.default_rng(0).normal(value, 0.02, (3, 30)) for name, value in QUALITY.items()}
     groups = np.arange(30)
-    weights = resample(groups, 200, np.random.default_rng(0))
     means = {name: Estimate(value, 0, 1, 0.1, 3) for name, value in sorted(QUALITY.items(), key=lambda item: -item[1])}
-    said = words(means, pairs(scores, groups, weights), "dice", 0.01, "Dice")
+    said = words(means, pairs(scores, groups), "dice", 0.01, "Dice")
     assert "more than bce_dice, the runner-up:" in said
     assert "more than dice, the baseline:" in said
 

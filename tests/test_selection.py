@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from raremask import scoring
 from raremask.metrics.calibration import BINS, histogram
 from raremask.metrics.overlap import pixel_counts, score
-from raremask.selection import MARGIN, Selection, best_threshold, select, threshold_curve
+from raremask.selection import MARGIN, Selection, best_threshold, convincing, select, threshold_curve
 
 
 def images(number=12, threshold=0.3, seed=0):
@@ -28,7 +28,7 @@ def images(number=12, threshold=0.3, seed=0):
 
 def chosen(probabilities, masks, **changes):
     counted = np.array([histogram(*pair) for pair in zip(probabilities, masks, strict=True)])
-    return select({"none": counted}, counter(probabilities, masks), **changes)
+    return select({"none": counted}, counter(probabilities, masks), range(len(masks)), **changes)
 
 
 def counter(probabilities, masks):
@@ -112,11 +112,19 @@ def test_other_views_are_taken_only_if_they_gain():
         asked.append(selection.views)
         return counter(probabilities, masks)(selection)
 
-    choice = select(counted, of, holes=True)
+    choice = select(counted, of, range(len(masks)), holes=True)
     assert choice.selection.views == "flips"
     assert asked == ["flips"]  # masks are processed as seen in the views that were chosen
     same = {"none": counted["flips"], "flips": counted["flips"]}
-    assert select(same, of).selection.views == "none"
+    assert select(same, of, range(len(masks))).selection.views == "none"
+
+
+def test_frames_of_one_patient_convince_as_one():
+    gains, than = np.repeat([0.05, -0.01, 0.02, -0.03, 0.01], 20), np.full(100, 0.5)  # five patients, of 20 frames each
+    assert convincing(than + gains, than, range(100))
+    assert not convincing(than + gains, than, np.arange(5).repeat(20))
+    assert not convincing(than + 0.1, than, [0] * 100)
+    assert convincing(than + 0.1, than, np.arange(5).repeat(20))
 
 
 @pytest.mark.parametrize(("empty", "expected"), [("one", 0.5), ("zero", 0.0)])
@@ -153,16 +161,18 @@ def test_the_threshold_is_chosen_in_the_field_of_view_where_that_decides(monkeyp
     mask, valid = np.zeros((20, 20), bool), np.ones((20, 20), bool)
     mask[4:8, 4:8], valid[:, 12:] = True, False
     probability[mask], probability[~valid] = 0.3, 0.4  # all that is brighter than the object lies outside
-    picture = SimpleNamespace(
-        native_mask=lambda: torch.from_numpy(mask[None]), native_valid=lambda: torch.from_numpy(valid[None])
-    )
+    native = {
+        "native_mask": lambda: torch.from_numpy(mask[None]),
+        "native_valid": lambda: torch.from_numpy(valid[None]),
+    }
+    pictures = [SimpleNamespace(group=str(index), **native) for index in range(6)]
 
     def predict(trainer, data, module, split, views, receive):
         for index in range(6):
             receive(index, probability)
 
     monkeypatch.setattr(scoring, "_predict", predict)
-    data = SimpleNamespace(splits={"val": SimpleNamespace(pictures=[picture] * 6)})
+    data = SimpleNamespace(splits={"val": SimpleNamespace(pictures=pictures)})
     module = SimpleNamespace(monitor=monitor, empty="one")
     choice = scoring.choose(None, data, module, ["none"], metric="dice", areas=[], largest=False, holes=False)
     assert choice.value == pytest.approx(value)

@@ -145,7 +145,8 @@ def choose(
         }
         return np.array(list(_gathered(counted).values()))
 
-    return select(histograms, counts_of, empty=module.empty, **candidates)
+    found = _gathered({index: pictures[index].group for index in next(iter(seen.values()))})
+    return select(histograms, counts_of, list(found.values()), empty=module.empty, **candidates)
 
 
 def _predict(

@@ -1,7 +1,7 @@
 """What turns probabilities into masks, chosen on the validation split: threshold, views and post-processing.
 
 Nothing here ever sees the test split. A choice is kept simple: another threshold, and each further step, must be better
-by a margin and by more than one standard error over the images, or it is noise of a few that is being followed.
+by a margin and by more than one standard error over patients, or it is noise of a few that is being followed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -158,6 +158,7 @@ def best_threshold(curve: np.ndarray) -> float:
 def select(
     histograms: Mapping[str, np.ndarray],
     counts_of: Callable[[Selection], np.ndarray],
+    groups: Sequence[str],
     metric: str = "dice",
     areas: Sequence[int] = (),
     largest: bool = False,
@@ -169,6 +170,7 @@ def select(
     Args:
         histograms: `(n, 2, BINS)` of the validation images, for each kind of views that may be chosen, simplest first.
         counts_of: Gives the counts `(n, 4)` of the same images under a selection, processed.
+        groups: Of the same images (patients, sequences): those of one are not taken as independent.
         metric: The mean over images to choose by; a name in :data:`raremask.metrics.overlap.SCORES`.
         areas: Smallest areas that may be asked of a piece, in pixels.
         largest: Whether keeping only the largest piece may be chosen.
@@ -191,7 +193,7 @@ def select(
         candidate = Selection(best_threshold(curve), views)
         reached = at(views, candidate.threshold)
         tried.append((candidate.words(), _mean(reached)))
-        if convincing(reached, values):
+        if convincing(reached, values, groups):
             chosen, values = candidate, reached
     curve = curves[chosen.views]
     steps: list[dict[str, Any]] = [{"min_area": area} for area in sorted(areas)]
@@ -200,26 +202,34 @@ def select(
         candidate = replace(chosen, **step)
         reached = score(counts_of(candidate), empty)[metric]
         tried.append((candidate.words(), _mean(reached)))
-        if convincing(reached, values):
+        if convincing(reached, values, groups):
             chosen, values = candidate, reached
     return Choice(chosen, metric, _mean(values), _mean(default), curve.tolist(), tried)
 
 
-def convincing(values: np.ndarray, than: np.ndarray) -> bool:
+def convincing(values: np.ndarray, than: np.ndarray, groups: Sequence[str]) -> bool:
     """Say if scores are better than others of the same images by more than a margin and than one standard error.
 
     Args:
         values: `(n,)`, NaN for an image that is left out.
         than: `(n,)` likewise.
+        groups: `n`, of the images; the error is that over groups.
 
-    >>> convincing(np.array([0.5, 0.6, 0.7]), np.array([0.4, 0.5, 0.6]))
+    >>> convincing(np.array([0.5, 0.6, 0.7]), np.array([0.4, 0.5, 0.6]), "abc")
     True
-    >>> convincing(np.array([0.9, 0.4, 0.5]), np.array([0.4, 0.5, 0.6]))  # one image against two
+    >>> convincing(np.array([0.9, 0.4, 0.5]), np.array([0.4, 0.5, 0.6]), "abc")  # one image against two
+    False
+    >>> convincing(np.array([0.5, 0.6, 0.7]), np.array([0.4, 0.5, 0.6]), "aaa")  # one patient shows nothing
     False
     """
-    difference = (values - than)[np.isfinite(values - than)]
-    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else np.inf
-    return bool(_mean(values) - _mean(than) > max(MARGIN, error))
+    there = np.isfinite(values - than)
+    difference, (_, members) = (values - than)[there], np.unique(np.array(list(groups))[there], return_inverse=True)
+    count = members.max(initial=-1) + 1
+    if count < 2:
+        return False
+    off = np.bincount(members, difference - difference.mean())
+    error = np.sqrt(count / (count - 1) * (off**2).sum()) / len(difference)
+    return bool(difference.mean() > max(MARGIN, error))
 
 
 def _mean(values: np.ndarray) -> float:

@@ -22,6 +22,7 @@ def objections(runs: Sequence[Run], compared: Table) -> list[str]:
         *_unfinished(runs),
         *_collapsed(done),
         *_divided_differently(done, compared),
+        *_left_out(compared),
         *_changed_masks(done),
         *_mixed_configs(done, compared),
         *_unsaid(done, compared),
@@ -45,10 +46,20 @@ def _collapsed(done: Sequence[Run]) -> Iterator[str]:
 
 def _divided_differently(done: Sequence[Run], compared: Table) -> Iterator[str]:
     splits = {frozenset((run.fold, run.split) for run in done if run.label == label) for label in compared.scores}
-    if compared.dropped:
-        yield f"{compared.dropped} test images are not in every run, and left out: the splits differ."
+    if compared.lacking:
+        who = some([f"{name} ({count})" for name, count in compared.lacking.items()])
+        yield f"Test images that some runs lack are left out: the splits differ, or a fold is missing. Lacking: {who}"
     elif len(splits) > 1:
         yield "The runs have the same test images but were trained on different ones."
+
+
+def _left_out(compared: Table) -> Iterator[str]:
+    if any(compared.alarms.values()):
+        shares = ", ".join(f"{label} {share:.0%}" for label, share in compared.alarms.items())
+        yield (
+            f"{compared.empties} images without foreground are left out, and with them what was painted there: on "
+            f"{shares} of them. Compare with empty=one, or look at specificity."
+        )
 
 
 def _changed_masks(done: Sequence[Run]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """What a comparison says, from the runs' tables to the pages."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raremask import BadInput, tables
+from raremask import BadInput, some, tables
 from raremask.compare import drawings, results
 from raremask.compare.document import Grid, Notes, Paragraph, Plot, Section, write
 from raremask.compare.objections import objections
@@ -73,24 +74,23 @@ def compare(
         raise BadInput(f"metric={metric}: less of it is better; decide by a score of which more is better.")
     runs = results.labelled([results.read(folder) for folder in results.find(places)])
     table = results.table(runs, metric)
-    weights = resample(table.groups, draws, np.random.default_rng(0))
-    means = {label: estimate([scores], [1], table.groups, weights) for label, scores in table.scores.items()}
+    means = {label: estimate([scores], [1], table.groups) for label, scores in table.scores.items()}
     means = dict(sorted(means.items(), key=lambda item: -np.nan_to_num(item[1].value, nan=-np.inf)))
     table = replace(table, scores={label: table.scores[label] for label in means})
     if baseline is not None and baseline not in means:
         raise BadInput(f"baseline={baseline} is not among the runs: {', '.join(means)}")
     baseline = baseline or next((name for name in BASELINES if name in means), None)
-    found = pairs(table.scores, table.groups, weights, margin)
+    found = pairs(table.scores, table.groups, margin)
     name = SHOWN.get(metric, metric)
     headline = words(means, found, baseline, margin, name)
     done = [run for run in runs if run.rows]
     objected = objections(runs, table)
-    scores = _scores(runs, table, weights, metric)
+    scores = _scores(runs, table, metric)
     sections = [
         Section("", [Paragraph(headline, lead=True), Paragraph(_about(runs, table))]),
         Section("", [Notes(OBJECTIONS, objected)] if objected else []),
         Section("Scores", [scores]),
-        Section("Who is told apart", _told_apart(means, found, table, weights, margin, name)),
+        Section("Who is told apart", _told_apart(means, found, table, draws, margin, name)),
         Section("Where they differ", _where(done, table, metric, name, look, paint)),
         Section("How they learnt", _learnt(done, table, metric)),
         Section("How this was computed", [Paragraph(METHOD.format(draws=draws, margin=margin))]),
@@ -105,13 +105,15 @@ def compare(
 OBJECTIONS = "What a reviewer would object to"
 METHOD = """\
 The score of a run is the mean over images; of a loss, the mean over its seeds. Intervals (95 %): the variance of a \
-bootstrap that draws groups with replacement and images within them ({draws} draws), plus the variance between seeds, \
-with Student's t and the degrees of freedom of Welch and Satterthwaite. Permutation: the signs of the groups' \
-differences are changed, all ways up to 14 groups, 20,000 random ones beyond. Told apart: the larger of that p value \
-and the interval's own, corrected for the number of pairs by Holm, is below 5 %. Equivalent: the interval lies within \
-{margin:g} on both sides of 0. Could have shown: the smallest true difference that a test of this error finds four \
-times of five, corrected for the number of pairs (Bonferroni); none if the groups are so few that no p value can be \
-below 5 %. The highest of several means was found on these same images, and so is a little too high."""
+jackknife that leaves out a group at a time, plus the variance between seeds, with Student's t and the degrees of \
+freedom of Welch and Satterthwaite; groups of unequal size count as fewer. Permutation: the signs of the groups' \
+differences are changed, all ways up to 14 groups, 20,000 random ones and more beyond. Wilcoxon and effect count each \
+group once. Told apart: the larger of the permutation's p value and the interval's own, corrected for the number of \
+pairs by Holm, is below 5 %. Equivalent: the interval lies within {margin:g} on both sides of 0; not corrected. Could \
+have shown: the smallest true difference that Student's test of this error finds four times of five, corrected for the \
+number of pairs (Bonferroni); of few groups the permutation test wants a larger one, and none if they are so few that \
+no p value can be below 5 %. Ranking: groups and seeds are drawn again, {draws} times. The highest of several means \
+was found on these same images, and so is a little too high."""
 
 
 def words(
@@ -148,7 +150,8 @@ def words(
 def verdict(pair: Pair, margin: float) -> str:
     """Say what is known about a pair."""
     if pair.told_apart:
-        return f"told apart (p = {pair.holm:.2g} after correction)"
+        small = f", but equivalent within {margin:g}" * pair.equivalent(margin)
+        return f"told apart (p = {pair.holm:.2g} after correction){small}"
     if pair.seeds < 2:
         return "not told apart; one seed shows nothing about a loss"
     if pair.equivalent(margin):
@@ -182,7 +185,7 @@ def _about(runs: Sequence[Run], table: Table) -> str:
     )
 
 
-def _scores(runs: Sequence[Run], table: Table, weights: np.ndarray, metric: str) -> Grid:
+def _scores(runs: Sequence[Run], table: Table, metric: str) -> Grid:
     """A row for each label: means with intervals, spread over seeds, what went wrong, and what it cost.
 
     Below them what painting nothing and everything would score, where that says something.
@@ -196,7 +199,7 @@ def _scores(runs: Sequence[Run], table: Table, weights: np.ndarray, metric: str)
         mine = [run for run in runs if run.label == label]
         cells = [label]
         for column in columns:
-            one = estimate([laid[column][label]], [1], table.groups, weights)
+            one = estimate([laid[column][label]], [1], table.groups)
             low = one.low if "mcc" in column else max(one.low, 0.0)  # no other score is below 0; Student does not know
             high = one.high if column in ("hd95",) else min(one.high, 1.0)
             digits = 1 if column == "hd95" else 3
@@ -247,7 +250,7 @@ def _told_apart(
     means: Mapping[str, Estimate],
     found: Mapping[tuple[str, str], Pair],
     table: Table,
-    weights: np.ndarray,
+    draws: int,
     margin: float,
     metric: str,
 ) -> list[Grid | Plot | Paragraph]:
@@ -270,13 +273,19 @@ def _told_apart(
         ]
         for (first, second), pair in found.items()
     ]
-    order = ranks(table.scores, weights)
-    return [
-        Plot("critical_difference", drawings.critical_difference(means, stretches, metric), "Means, the best on top."),
+    joined = {pair for first, last in stretches for pair in itertools.combinations(labels[first : last + 1], 2)}
+    unjoined = [" and ".join(pair) for pair, one in found.items() if not one.told_apart and pair not in joined]
+    caption = "Means, the best on top." + f" No bar, and yet not told apart: {some(unjoined)}." * bool(unjoined)
+    blocks: list[Grid | Plot | Paragraph] = [
+        Plot("critical_difference", drawings.critical_difference(means, stretches, metric), caption),
         Plot("differences", drawings.differences(found, margin), "Difference of every pair, the better one first."),
         Grid(columns, rows),
-        Plot("ranking", drawings.ranking({label: order[label] for label in labels}), "How sure the ranking is."),
     ]
+    if min(len(scores) for scores in table.scores.values()) < 2:
+        return [*blocks, Paragraph("How sure the ranking is cannot be said of a single seed.")]
+    order = ranks(table.scores, resample(table.groups, draws, np.random.default_rng(0)))
+    figure = drawings.ranking({label: order[label] for label in labels})
+    return [*blocks, Plot("ranking", figure, "How sure the ranking is; of few seeds or groups somewhat too sure.")]
 
 
 def _where(

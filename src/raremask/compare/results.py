@@ -93,8 +93,9 @@ class Table:
         groups: `(N,)` group of each image.
         foreground: `(N,)` true share of foreground.
         object_size: `(N,)` mean area of an object in pixels, NaN where there is none.
-        dropped: How many images some run lacks.
+        lacking: How many images each run lacks that others have, by label and seed; only those that lack some.
         empties: How many images without foreground are left out, for their scores are not all numbers.
+        alarms: On which share of those each label has painted something.
     """
 
     scores: dict[str, np.ndarray]
@@ -102,8 +103,9 @@ class Table:
     groups: np.ndarray
     foreground: np.ndarray
     object_size: np.ndarray
-    dropped: int
+    lacking: dict[str, int]
     empties: int
+    alarms: dict[str, float]
 
 
 def find(places: Iterable[Path]) -> list[Path]:
@@ -226,6 +228,12 @@ def table(runs: Sequence[Run], metric: str, images: Sequence[str] | None = None)
     if not merged:
         raise BadInput("None of these runs is done.")
     columns = dict.fromkeys(key for rows in merged.values() for row in rows.values() for key in row)
+    if images is None and (
+        without := [name for name, rows in merged.items() if not any(metric in row for row in rows.values())]
+    ):
+        label, seed = without[0]
+        if len(without) < len(merged):
+            raise BadInput(f"{label} seed {seed} has no {metric} in its table; score it again with evaluate.py.")
     known = [key for key in columns if key.split("_")[0] not in NO_SCORES]
     if metric not in known:
         raise BadInput(f"metric={metric} is no score in the tables; there are: {', '.join(known)}")
@@ -233,7 +241,12 @@ def table(runs: Sequence[Run], metric: str, images: Sequence[str] | None = None)
     shared = [image for image, times in everywhere.items() if times == len(merged)]
     if not shared:
         raise BadInput("The runs have no test image in common: they are of different splits or datasets.")
-    common = len(shared)
+    all_groups = {image: {str(rows[image]["group"]) for rows in merged.values()} for image in shared}
+    if torn := [image for image, its in all_groups.items() if len(its) > 1]:
+        its = " and of ".join(sorted(all_groups[torn[0]]))
+        raise BadInput(f"The runs do not have the same groups (patients): {torn[0]} is of {its}.")
+    common = list(shared)
+    alarms: dict[str, list[bool]] = {}
     if images is not None:
         shared = list(images)
     elif any(math.isnan(rows[image].get(metric, math.nan)) for rows in merged.values() for image in shared):
@@ -241,6 +254,9 @@ def table(runs: Sequence[Run], metric: str, images: Sequence[str] | None = None)
         shared = [image for image in shared if all(rows[image]["foreground"] > 0 for rows in merged.values())]
         if not shared:
             raise BadInput(f"No image has foreground, and {metric} is not defined without.")
+        left = [image for image in common if image not in set(shared)]
+        for (label, _), rows in merged.items():
+            alarms.setdefault(label, []).extend(rows[image]["fp"] > 0 for image in left)
     scores: dict[str, list[list[float]]] = {}
     for (label, _), rows in sorted(merged.items()):
         scores.setdefault(label, []).append([rows[image].get(metric, math.nan) for image in shared])
@@ -253,6 +269,11 @@ def table(runs: Sequence[Run], metric: str, images: Sequence[str] | None = None)
         groups=np.array([str(first[image]["group"]) for image in shared]),
         foreground=np.array([first[image]["foreground"] for image in shared], float),
         object_size=np.divide(truth, objects, out=np.full(len(shared), np.nan), where=objects > 0),
-        dropped=len(everywhere) - common,
-        empties=common - len(shared),
+        lacking={
+            f"{label} seed {seed}": len(everywhere) - len(rows)
+            for (label, seed), rows in merged.items()
+            if len(rows) < len(everywhere)
+        },
+        empties=len(common) - len(shared),
+        alarms={label: sum(painted) / max(1, len(painted)) for label, painted in alarms.items()},
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 EXACT = 14  # groups up to which all 2 ** n changes of sign are tried
 CONFIDENCE = 0.95
@@ -46,12 +46,13 @@ class Pair:
         wilcoxon: p value of Wilcoxon's signed-rank test over groups.
         holm: The larger of the p values over groups (permutation) and over groups and seeds (Student's, of the
             interval), corrected for the number of pairs: permutation alone takes the trained networks as given.
-        effect: Mean difference of the groups divided by its standard deviation (Cohen's d for pairs).
+        effect: Mean difference of the groups, each counted once, divided by its standard deviation (Cohen's d for
+            pairs).
         wins: Images on which the first one is better by more than the margin.
         ties: Images on which they differ by the margin or less.
         losses: Images on which the second one is better by more than the margin.
-        detectable: The smallest difference that these images and seeds would have shown four times of five, corrected
-            for the number of pairs.
+        detectable: The smallest difference that Student's test of these images and seeds would have shown four times of
+            five, corrected for the number of pairs; where groups are few the permutation test asks for more.
         seeds: Of the loss that has fewer.
     """
 
@@ -77,7 +78,7 @@ class Pair:
 
 
 def resample(groups: np.ndarray, times: int, random: np.random.Generator) -> np.ndarray:
-    """Draw groups with replacement, and within each drawn group its images with replacement.
+    """Draw groups with replacement, each with all of its images: what varies between images, groups show already.
 
     Args:
         groups: `(N,)` group of each image.
@@ -86,15 +87,12 @@ def resample(groups: np.ndarray, times: int, random: np.random.Generator) -> np.
 
     Returns:
         `(times, N)` how often each image was drawn.
+
+    Source:
+        Davison & Hinkley (1997), Bootstrap Methods and their Application, 3.8: no second draw within groups.
     """
     names, members = np.unique(groups, return_inverse=True)
-    drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=times)
-    weights = np.zeros((times, len(groups)))
-    for group in range(len(names)):
-        images = np.flatnonzero(members == group)
-        share = np.full(len(images), 1 / len(images))
-        weights[:, images] = random.multinomial(drawn[:, group] * len(images), share)
-    return weights
+    return random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=times)[:, members]
 
 
 def means(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -114,34 +112,39 @@ def means(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return result.reshape(len(weights), *scores.shape[:-1])
 
 
-def estimate(parts: Sequence[np.ndarray], signs: Sequence[int], groups: np.ndarray, weights: np.ndarray) -> Estimate:
+def estimate(parts: Sequence[np.ndarray], signs: Sequence[int], groups: np.ndarray) -> Estimate:
     """Mean over images of a loss, or of the difference of two, with its interval over groups, images and seeds.
 
-    The variance has a part for the images, of the hierarchical bootstrap with the means over seeds, and a part for the
-    seeds of each loss. The interval is Student's, with the degrees of freedom of Welch and Satterthwaite: over seven
-    groups and three seeds the percentiles of the bootstrap alone cover 83 to 92 % where 95 are promised
-    (`docs/statistics.md`).
+    The variance has a part for groups and their images, of a jackknife that leaves out a group at a time, with the
+    means over seeds; and a part for the seeds of each loss. The interval is Student's, with the degrees of freedom of
+    Welch and Satterthwaite. Those of the groups are as many as groups of equal size would have that tell as much (Kish:
+    of 10 groups with nearly all images in two of them, it is little more than 1). How often intervals hold the truth so
+    stands in `docs/statistics.md`, also beside the percentiles of a bootstrap, which hold it too rarely.
 
     Args:
         parts: `(S, N)` scores of each loss.
         signs: What each counts: `[1]` for a mean, `[1, -1]` for a difference.
         groups: `(N,)`.
-        weights: Of :func:`resample`.
+
+    Source:
+        Efron & Stein (1981), https://doi.org/10.1214/aos/1176345462; Kish (1965), Survey Sampling.
     """
     combined = sum(sign * part.mean(axis=0) for sign, part in zip(signs, parts, strict=True))
     value = float(np.nanmean(combined))
-    count = len(np.unique(groups[np.isfinite(combined)]))
+    sums, sizes = by_group(combined, groups)
+    count, images = len(sums), sizes.sum()
     if count < 2:
         return Estimate(value, -np.inf, np.inf, np.inf, 0.0)
-    draws = means(combined, weights)
-    known = [(np.nanvar(draws, ddof=1) * count / (count - 1), count - 1)]  # variance and its degrees of freedom
+    without = (sums.sum() - sums) / (images - sizes)
+    degrees = max(0.5, images**2 / (sizes**2).sum() - 1)
+    known = [((count - 1) / count * ((without - value) ** 2).sum(), degrees)]  # variance and its degrees of freedom
     for part in parts:
         runs = np.nanmean(part, axis=1)
         if len(runs) > 1:
             known.append((runs.var(ddof=1) / len(runs), len(runs) - 1))
     variance = sum(part for part, _ in known)
-    if variance == 0:
-        return Estimate(value, value, value, 0.0, float(count - 1))
+    if variance < 1e-24:  # none but that of rounding
+        return Estimate(value, value, value, 0.0, float(degrees))
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in known)
     error = np.sqrt(variance)
     reach = stats.t.ppf(0.5 + CONFIDENCE / 2, freedom) * error
@@ -213,7 +216,6 @@ def holm(values: Sequence[float]) -> list[float]:
 def pairs(
     scores: Mapping[str, np.ndarray],
     groups: np.ndarray,
-    weights: np.ndarray,
     margin: float = 0.01,
     times: int = 20_000,
 ) -> dict[tuple[str, str], Pair]:
@@ -222,9 +224,9 @@ def pairs(
     Args:
         scores: `(S, N)` of each loss, higher being better.
         groups: `(N,)`.
-        weights: Of :func:`resample`.
         margin: Differences up to this are none.
-        times: Changes of sign that are drawn, where not all are tried; the same whenever they are.
+        times: Changes of sign that are drawn, where not all are tried; more for many pairs, whose p values must be
+            small. They are the same whenever they are drawn.
     """
     random = np.random.default_rng(0)
     ranked = sorted(scores, key=lambda name: -np.nan_to_num(np.nanmean(scores[name].mean(axis=0)), nan=-np.inf))
@@ -233,8 +235,8 @@ def pairs(
     for first, second in both:
         difference = scores[first].mean(axis=0) - scores[second].mean(axis=0)
         sums, numbers = by_group(difference, groups)
-        interval = estimate([scores[first], scores[second]], [1, -1], groups, weights)
-        permutation = permutation_test(sums, times, random)
+        interval = estimate([scores[first], scores[second]], [1, -1], groups)
+        permutation = permutation_test(sums, max(times, 100 * len(both)), random)
         tested.append(max(permutation, student_test(interval)))
         measured[first, second] = difference, sums / numbers, interval, permutation
     hopeless = smallest_p(len(np.unique(groups)), len(both)) >= 1 - CONFIDENCE
@@ -276,7 +278,7 @@ def student_test(difference: Estimate) -> float:
 
 
 def detectable(difference: Estimate, pairs: int = 1) -> float:
-    """Return the smallest true difference that a test of this error would have shown four times of five.
+    """Return the smallest true difference that Student's test of this error would have shown four times of five.
 
     Args:
         difference: Of two losses.
@@ -286,8 +288,13 @@ def detectable(difference: Estimate, pairs: int = 1) -> float:
         return float("inf")
     if difference.error == 0:
         return 0.0
-    student = stats.t(difference.freedom)
-    return float((student.ppf(1 - (1 - CONFIDENCE) / 2 / pairs) + student.ppf(POWER)) * difference.error)
+    claimed_from = stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / pairs, difference.freedom)
+    # the noncentral t, over how well the error is known: SciPy's own does not come back from a few degrees of freedom
+    known = np.sqrt(stats.chi2.ppf(np.linspace(0.0005, 0.9995, 1000), difference.freedom) / difference.freedom)
+    needed = optimize.brentq(
+        lambda shift: stats.norm.cdf(shift - claimed_from * known).mean() - POWER, 0, claimed_from * known[-1] + 10
+    )
+    return float(needed * difference.error)
 
 
 def ranks(scores: Mapping[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
