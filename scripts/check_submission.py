@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from raremask import BadInput
 from raremask.collapse import collapse
+from raremask.data.pairing import read_csv
 from raremask.submission import faults
 
 FOLDER = Path(__file__).parents[1] / "conf" / "submission"
@@ -51,6 +52,9 @@ def report(
         raise BadInput(f"--style {' '.join(changes)}: {str(error).splitlines()[0]}; there are {known}.") from error
     found, shares = faults(mine, sample, style, size)
     lines = [*found]
+    order = [[next(iter(row.values())) for row in read_csv(path)] for path in (mine, sample)]
+    if not found and order[0] != order[1]:
+        lines.append("note: names stand in another order than in the sample, which most competitions do not mind")
     if shares:
         empty, white = np.mean(np.equal(shares, 0)), np.mean(np.greater(shares, 0.99))
         lines.append(

@@ -1,4 +1,5 @@
 import itertools
+import json
 import shutil
 import warnings
 from dataclasses import replace
@@ -368,6 +369,43 @@ def own(root, **changes) -> Folder:
     return data
 
 
+def test_images_as_nnunet_names_them_are_paired_and_divided_as_it_does(tmp_path):
+    for index in range(6):
+        saved(tmp_path / "imagesTr" / f"case_{index}_0000.png", colour())
+        saved(tmp_path / "labelsTr" / f"case_{index}.png", square())
+    cases = [f"case_{index}" for index in range(6)]
+    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": cases[2:], "val": cases[:2]}]))
+    paths = {"images": str(tmp_path / "imagesTr"), "masks": str(tmp_path / "labelsTr")}
+    data = Folder(**paths | SMALL | {"split": Split(file=str(tmp_path / "splits_final.json"))})
+    data.setup()
+    assert names(data)["test"] == ["case_0_0000", "case_1_0000"]
+
+
+def test_images_in_folders_within_the_folder_are_left_out_with_a_word(tmp_path):
+    root = own_folder(tmp_path)
+    saved(root / "images" / "more" / "scan 9.jpg", colour())
+    (root / "images" / "old.tif").mkdir()
+    with pytest.warns(UserWarning, match=r"1 images in folders in .*images, such as more/scan 9.jpg, are left out"):
+        assert sum(map(len, names(own(root)).values())) == 6
+    with pytest.raises(BadInput, match=r"holds no image; known are .*There are 12 in folders in it, such as images/"):
+        Folder(images=str(root), masks=str(root / "masks"), **SMALL).setup()
+
+
+def test_accents_are_found_however_a_table_or_a_split_writes_them(tmp_path):
+    apart, together = "e\u0301", "\u00e9"
+    for index in range(6):
+        saved(tmp_path / f"{apart}{index}.png", colour())
+        saved(tmp_path / f"{apart}{index}_mask.png", square())
+    rows = [f"{together}{index}.png,{together}{index}_mask.png" for index in range(6)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["image,mask", *rows]))
+    splits = [f"{apart}{index},{split}" for index, split in enumerate(["train"] * 4 + ["val", "test"])]
+    (tmp_path / "split.csv").write_text("\n".join(["image,split", *splits]))
+    settings = SMALL | {"split": Split(file=str(tmp_path / "split.csv"))}
+    data = Folder(images=None, masks=None, pairs=str(tmp_path / "pairs.csv"), **settings)
+    data.setup()
+    assert [len(found) for found in names(data).values()] == [4, 1, 1]
+
+
 @pytest.mark.parametrize("ending", ["", "_mask", "_segmentation"])
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".gif"])
 def test_two_folders_are_paired_by_name(tmp_path, ending, suffix):
@@ -495,7 +533,8 @@ def test_a_table_of_a_spreadsheet_is_read_and_may_fix_some_splits_only(tmp_path)
     data.setup()
     assert names(data)["test"] == ["scan 0", "scan 1"]  # called as two folders would call them
     assert [len(found) for found in names(data).values()] == [3, 1, 2]
-    assert data.split.words == "test as the dataset fixes it; train, val drawn by group with seed 0"
+    drawn = "drawn by image, for no groups are known, with seed 0"
+    assert data.split.words == f"test as the dataset fixes it; train, val {drawn}"
 
 
 def test_spaces_around_cells_are_no_part_of_them(tmp_path):

@@ -1,3 +1,4 @@
+import io
 import itertools
 
 import numpy as np
@@ -63,6 +64,8 @@ def test_a_gallery_shows_image_truth_and_prediction_of_every_row(channels):
 def test_a_gallery_shows_several_predictions_side_by_side_under_their_names():
     mask = np.zeros((20, 30), bool)
     rows = [Row(np.zeros((10, 15, 1), np.uint8), mask, [(f"{i}a", mask), (f"{i}b", mask)]) for i in range(2)]
+    odd = Row(rows[0].image, mask, [("scan_$12_$0", mask)])  # no formula
+    gallery([odd], "cost_$1_$2", columns=["a_$1_$2"]).savefig(io.BytesIO())
     figure = gallery(rows, columns=["dice", "dynamit"])
     titles = [axis.get_title() for axis in figure.axes]
     assert titles == ["image", "truth", "dice\n0a", "dynamit\n0b", "", "", "1a", "1b"]

@@ -361,3 +361,23 @@ def test_everything_that_is_wrong_with_files_stands_in_one_list(tmp_path):
     lines = str(error.value).splitlines()
     assert lines[0] == "4 of 5 images cannot be used:"
     assert [line.split(": ", 1)[1].split(" ")[0] for line in lines[1:]] == ["areas", "10x10", "is", "9000x9000"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_jpeg_mask_that_was_made_smaller_and_saved_as_png_is_read(tmp_path, seed):
+    random, mask = np.random.default_rng(seed), np.zeros((531, 622), np.uint8)
+    for _ in range(5):
+        center = tuple(int(place) for place in random.integers(100, 450, 2))
+        cv2.ellipse(mask, center, (60, 35), int(random.integers(180)), 0, 360, 255, -1)
+    Image.fromarray(mask).save(tmp_path / "mask.jpg", quality=95)
+    decoded = np.asarray(Image.open(tmp_path / "mask.jpg"))
+    for size, how in ((256, cv2.INTER_AREA), (512, cv2.INTER_LINEAR), (1024, cv2.INTER_LINEAR)):
+        path = saved(tmp_path / "mask.png", cv2.resize(decoded, (size, size), interpolation=how))
+        expected = cv2.resize(mask, (size, size), interpolation=how) > 127
+        assert (read_mask(path) != expected).mean() < 0.002
+
+
+def test_a_boolean_mask_of_tifffile_is_what_was_written(tmp_path):
+    mask = square() > 0
+    tifffile.imwrite(tmp_path / "mask.tif", mask)
+    assert (read_mask(tmp_path / "mask.tif") == mask).all()

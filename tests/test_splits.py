@@ -224,11 +224,18 @@ def test_a_split_says_what_it_kept_and_what_it_drew(tmp_path):
         return drawing.words
 
     fixed = ["train"] * 8 + ["val"] * 2 + ["test"] * 5
-    assert said([None] * 10) == "train, val, test drawn by group with seed 0"
+    assert said([None] * 10) == "train, val, test drawn by image, for no groups are known, with seed 0"
     assert said(fixed) == "train, val, test as the dataset fixes it"
-    assert said([None] * 10 + ["test"]) == "test as the dataset fixes it; train, val drawn by group with seed 0"
+    assert said([None] * 10 + ["test"]) == (
+        "test as the dataset fixes it; train, val drawn by image, for no groups are known, with seed 0"
+    )
     folded = said(fixed, fold=1, seed=3)
-    assert folded == "test as the dataset fixes it; train, val fold 1 of 5, drawn by group with seed 3"
+    assert folded == (
+        "test as the dataset fixes it; train, val fold 1 of 5, drawn by image, for no groups are known, with seed 3"
+    )
+    grouped = Split()
+    grouped(names(10), ["a", "a", *names(8)], [None] * 10, [0.1] * 10)
+    assert grouped.words == "train, val, test drawn by group with seed 0"
     nnunet(tmp_path / "splits_final.json", 50)
     words = said([None] * 50, file=str(tmp_path / "splits_final.json"))
     assert words == f"train, val, test of {tmp_path / 'splits_final.json'}, fold 0"

@@ -138,16 +138,16 @@ def gallery(
         line[1].imshow(row.mask, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         for axis, (title, prediction) in zip(line[2:], row.predictions, strict=True):
             axis.imshow(paint(row.image, row.mask, prediction), interpolation="nearest")
-            axis.set_title(title, fontsize=9)
+            axis.set_title(title, fontsize=9, parse_math=False)
         for axis in line:
             axis.set_axis_off()
     for axis, name in zip(axes[0], names, strict=True):
-        axis.set_title("\n".join(part for part in (name, axis.get_title()) if part), fontsize=9)
+        axis.set_title("\n".join(part for part in (name, axis.get_title()) if part), fontsize=9, parse_math=False)
     palette = PALETTES[paint.palette]
     patches = [Patch(color=(r / 255, g / 255, b / 255), label=NAMES[kind]) for kind, (r, g, b) in palette.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     if heading:
-        figure.suptitle(heading, fontsize=11)
+        figure.suptitle(heading, fontsize=11, parse_math=False)
     return figure
 
 
@@ -237,8 +237,10 @@ def twins(found: Sequence[Twins], titles: Sequence[str], images: Sequence[np.nda
     sides = [(index, pair.likeness) for pair in shown for index in (pair.first, pair.second)]
     for axis, (index, likeness) in zip(axes, sides, strict=False):
         axis.imshow(images[index].squeeze(), cmap="gray", vmin=0, vmax=255)
-        axis.set_title(f"{titles[index]}\n{likeness:.2f}", fontsize=7)
-    figure.suptitle(f"Nearly the same: {len(shown)} of {len(found)} pairs, most alike first", fontsize=11)
+        axis.set_title(f"{titles[index]}\n{likeness:.2f}", fontsize=7, parse_math=False)
+    figure.suptitle(
+        f"Nearly the same: {len(shown)} of {len(found)} pairs, most alike first", fontsize=11, parse_math=False
+    )
     return figure
 
 
@@ -262,9 +264,9 @@ def contours(shown: Sequence[tuple[str, np.ndarray, np.ndarray]], heading: str =
         axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
         if mask.any() and not mask.all():
             axis.contour(mask, levels=[0.5], colors="#00e000", linewidths=1)
-        axis.set_title(title, fontsize=8)
+        axis.set_title(title, fontsize=8, parse_math=False)
     if heading:
-        figure.suptitle(heading, fontsize=11)
+        figure.suptitle(heading, fontsize=11, parse_math=False)
     return figure
 
 
@@ -288,11 +290,11 @@ def weight_maps(image: np.ndarray, mask: np.ndarray, maps: Mapping[str, np.ndarr
     for axis, weights in zip(axes[2:], maps.values(), strict=True):
         scale = axis.imshow(weights, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
     for axis, title in zip(axes, ("image", "mask", *maps), strict=True):
-        axis.set_title(title, fontsize=9)
+        axis.set_title(title, fontsize=9, parse_math=False)
         axis.set_axis_off()
     figure.colorbar(scale, ax=axes[2:].tolist(), shrink=0.8, label="weight")
     if heading:
-        figure.suptitle(heading, fontsize=11)
+        figure.suptitle(heading, fontsize=11, parse_math=False)
     return figure
 
 

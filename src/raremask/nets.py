@@ -59,7 +59,8 @@ def pad_to(image: Tensor, multiple: int) -> Tensor:
     Returns:
         `(B, C, H', W')` with H' >= H and W' >= W.
     """
-    return _repeated(image, (-side % multiple + (multiple if side <= multiple else 0) for side in image.shape[-2:]))
+    # sym_max, because a branch would tie an exported network to images larger than that
+    return _repeated(image, (torch.sym_max(side + -side % multiple, 2 * multiple) - side for side in image.shape[-2:]))
 
 
 def crop_to(logits: Tensor, size: Sequence[int]) -> Tensor:
@@ -69,7 +70,7 @@ def crop_to(logits: Tensor, size: Sequence[int]) -> Tensor:
     return logits[..., : size[0], : size[1]]
 
 
-def _repeated(image: Tensor, more: Iterable[int]) -> Tensor:
+def _repeated(image: Tensor, more: Iterable[int | torch.SymInt]) -> Tensor:
     """Repeat the right and lower edge, or take it off, by index.
 
     In an exported network even by nothing: a branch, or a slice, would tie the file to one size.

@@ -162,7 +162,7 @@ class OnnxNet(nn.Module):
 def export(model: Shipped, net: nn.Module, kind: str, file: Path) -> float:
     """Write a network as one file that needs neither this package nor its classes, with the facts in its metadata.
 
-    Any batch and size of images does, from one pixel more than the network shrinks by.
+    Any batch and size of images does.
 
     Args:
         model: The facts.
@@ -177,7 +177,8 @@ def export(model: Shipped, net: nn.Module, kind: str, file: Path) -> float:
         BadInput: If a package is missing, or the file computes something else; then there is none.
     """
     height, width = model.size or (96, 96)
-    sizes = [(height, width), (height + 5, width + 3), (max(64, height // 2), max(64, width // 2 + 1))]
+    sizes = [(height, width), (height + 5, width + 3), (max(64, height // 2), max(64, width // 2 + 1)), (16, 11)]
+    sizes += [(model.tile[0], model.tile[1])] if model.tile else []
     random = torch.Generator().manual_seed(0)
     images = [torch.rand(2, model.channels, *size, generator=random) for size in sizes]
     anything = {"image": dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)}

@@ -73,4 +73,4 @@ def _build(name: str, step: dict[str, Any]) -> A.BasicTransform:
     except ValueError as error:
         sizeless = "size" in arguments and arguments["size"] is None
         why = "size is null, as dataset.size may be; it needs [height,width]" if sizeless else str(error)
-        raise ValueError(f"augment.steps.{name} cannot be made: {why}") from error
+        raise ValueError(f"augment.steps.{name} cannot be made: {why}") from None  # of chains only the end is shown

@@ -12,15 +12,16 @@ from raremask.tables import as_it_was
 
 KINDS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 ENDINGS = ("", "_mask", "_segmentation")  # what may follow an image's stem in the name of its mask
+CHANNEL = "_0000"  # what nnU-Net appends to the name of an image: its first channel
 SHOWN = 10  # names in a message
 
 
 def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     """Pair the images of a folder with the masks of a folder, which may be the same one.
 
-    A mask is called like its image, or that and `_mask` or `_segmentation`; the kinds of file may differ, and so may
-    how the letters of a name are encoded (macOS writes accents as letters of their own). Hidden files and files that
-    are no images are passed over.
+    A mask is called like its image, or that and `_mask` or `_segmentation`; of an image as nnU-Net names it, without
+    its `_0000`. The kinds of file may differ, and so may how the letters of a name are encoded (macOS writes accents as
+    letters of their own). Hidden files and files that are no images are passed over.
 
     Args:
         images: Folder of the images.
@@ -37,11 +38,12 @@ def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
         pictures = [path for path in pictures if not path.stem.endswith(ENDINGS[1:])]
         drawn = [path for path in drawn if path.stem.endswith(ENDINGS[1:])]
     problems = [*_alike(pictures), *_alike(drawn)]
-    by_stem = {_composed(path.stem): path for path in drawn}
+    by_stem = {composed(path.stem): path for path in drawn}
     found = []
     for picture in pictures:
-        stem = _composed(picture.stem)
-        fitting = [by_stem[stem + ending] for ending in ENDINGS if stem + ending in by_stem]
+        stem = composed(picture.stem)
+        stems = dict.fromkeys((stem, stem.removesuffix(CHANNEL)))
+        fitting = [by_stem[one + ending] for one in stems for ending in ENDINGS if one + ending in by_stem]
         if len(fitting) == 1:
             found.append((picture, fitting[0]))
         else:
@@ -78,6 +80,8 @@ def table(path: Path) -> list[dict[str, str]]:
         if "\0" in row["image"] + row["mask"]:
             problems.append(f"line {number}: no file can have a name with a null byte")
             continue
+        for column in ("image", "mask"):
+            row[column] = _as_it_is_there(path.parent, row[column])
         for column, cell in row.items():  # "p1 " and "p1" are one patient
             bare = cell.strip()
             if bare != cell and (column not in ("image", "mask") or not (path.parent / cell).is_file()):
@@ -138,28 +142,47 @@ def read_csv(path: Path, needed: Sequence[str] = (), perhaps: Sequence[str] | No
 
 
 def pictures_of(folder: Path) -> list[Path]:
-    """List the images of a folder, sorted by name; hidden files and other kinds are passed over.
+    """List the images of a folder, sorted by name; hidden files, other kinds and folders in it are passed over.
 
     Raises:
         BadInput: If there is no such folder, or no image in it.
     """
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in KINDS and path.name[0] != ".")
-    if not found:
-        raise BadInput(f"{folder} holds no image; known are {', '.join(KINDS)}.")
-    return found
+    found = [path for path in (*folder.iterdir(), *folder.glob("*/*")) if path.suffix.lower() in KINDS]
+    found = sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+    here = [path for path in found if path.parent == folder]
+    below = [path.relative_to(folder).as_posix() for path in found if path.parent != folder]
+    if not here:
+        more = f" There are {len(below)} in folders in it, such as {below[0]}: name one of those." if below else ""
+        raise BadInput(f"{folder} holds no image; known are {', '.join(KINDS)}.{more}")
+    if below:
+        warnings.warn(
+            f"{len(below)} images in folders in {folder}, such as {below[0]}, are left out; a table (dataset.pairs) "
+            "takes images wherever they lie.",
+            stacklevel=4,
+        )
+    return here
 
 
 def _alike(paths: Iterable[Path]) -> list[str]:
     """What is wrong with names that differ only in case or kind: on other machines they are one file."""
     same = defaultdict(list)
     for path in paths:
-        same[_composed(path.stem).lower()].append(path.name)
+        same[composed(path.stem).lower()].append(path.name)
     return [f"{', '.join(names)}: names must differ in more than case and kind" for names in same.values() if names[1:]]
 
 
-def _composed(name: str) -> str:
+def _as_it_is_there(folder: Path, name: str) -> str:
+    """The name of a file in a folder, with its letters encoded as the file has them."""
+    if name and "\0" not in name and not (folder / name).exists() and (folder / name).parent.is_dir():
+        for path in (folder / name).parent.iterdir():
+            if composed(path.name) == composed(Path(name).name):
+                return str(Path(name).with_name(path.name))
+    return name
+
+
+def composed(name: str) -> str:
     """A name as Linux and Windows write it, with an accent and its letter in one."""
     return unicodedata.normalize("NFC", name)
 

@@ -111,8 +111,11 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
 
 
 def _areas(pixels: np.ndarray) -> list[int]:
-    """Which values fill a square of 3 x 3 pixels somewhere: an edge, however soft, does not."""
-    square = np.ones((3, 3), np.uint8)
+    """Which values fill a square of 5 x 5 pixels somewhere: an edge, however soft, does not.
+
+    3 x 3 is too little: a JPEG mask that was made smaller and saved as PNG has such squares of what compression left.
+    """
+    square = np.ones((5, 5), np.uint8)
     flat = cv2.erode(pixels, square, borderValue=0) == cv2.dilate(pixels, square, borderValue=0)
     return np.unique(pixels[flat]).tolist()
 
@@ -173,7 +176,8 @@ def _read_with_tifffile(path: Path, bits: int) -> np.ndarray:
             pixels = (np.asarray(page.colormap)[:, pixels] >> 8).astype(np.uint8).transpose(1, 2, 0)
         elif page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:
             pixels = pixels.transpose(1, 2, 0)
-        if meant == "MINISWHITE":
+        # tifffile writes booleans under this tag as they are, so in its own files they mean what they say
+        if meant == "MINISWHITE" and not (page.bitspersample == 1 and page.software.startswith("tifffile")):
             white = 2**bits - 1
             pixels = white - np.minimum(pixels, white) if pixels.dtype == np.uint16 else ~pixels
         tag = page.tags.get(ORIENTATION)

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.model_selection import GroupKFold, StratifiedKFold
 
 from raremask import BadInput, some, tables
-from raremask.data.pairing import read_csv
+from raremask.data.pairing import CHANNEL, composed, read_csv
 
 SPLITS = ("train", "val", "test")
 FIFTH = 5  # a fifth of all images tests, a fifth of the others validates: 64 / 16 / 20 %
@@ -78,6 +78,7 @@ class Split:
             BadInput: If there are too few groups, nothing to fold, or the file does not fit the images.
         """
         fixed, groups, foreground = list(fixed), np.asarray(groups), np.asarray(foreground, dtype=float)
+        known = len(set(groups)) < len(groups)
         if self.by == "image":
             if len(set(groups)) < len(groups):
                 warnings.warn(
@@ -95,15 +96,16 @@ class Split:
         else:
             chosen = self._carved(fixed, groups, foreground)
         _check(chosen, groups)
-        self.words = self._said(fixed, chosen)
+        self.words = self._said(fixed, chosen, known)
         return chosen
 
-    def _said(self, fixed: Sequence[str | None], chosen: Sequence[str]) -> str:
+    def _said(self, fixed: Sequence[str | None], chosen: Sequence[str], known: bool) -> str:
         """Say which splits are as the dataset fixes them, and where the others come from."""
         moved = {its for pair in zip(fixed, chosen, strict=True) if pair[0] != pair[1] for its in pair}
         kept = [its for its in SPLITS if its in fixed and its not in moved]
         others = [its for its in SPLITS if its not in kept]
-        source = f"drawn by {self.by} with seed {self.seed}"
+        by = self.by if known or self.by == "image" else "image, for no groups are known,"
+        source = f"drawn by {by} with seed {self.seed}"
         if self.file is not None:
             source = f"of {self.file}" + (f", fold {self.fold or 0}" if self.file.suffix.lower() == ".json" else "")
         elif self.fold is not None:
@@ -154,7 +156,8 @@ class Split:
         if unknown or twice:
             problem = f"{twice[0]} stands there twice" if twice else f"got {unknown[0]}"
             raise BadInput(f"split.file={file}: each image once, and {', '.join(SPLITS)}; {problem}.")
-        listed = {row["image"]: row["split"] for row in rows}
+        listed = {composed(row["image"]): row["split"] for row in rows}
+        names = [composed(name) for name in names]
         self._agree(set(listed), set(names))
         for name, its in zip(names, fixed, strict=True):
             if its == "test" and listed[name] != "test":
@@ -165,11 +168,12 @@ class Split:
         fold = self.fold or 0
         try:
             folds = json.loads(file.read_text(encoding="utf-8"))
-            lists = {split: {str(name) for name in folds[fold][split]} for split in ("train", "val")}
+            lists = {split: {composed(str(name)) for name in folds[fold][split]} for split in ("train", "val")}
         except (OSError, ValueError, TypeError, LookupError) as error:
             raise BadInput(
                 f"split.file={file}: fold {fold} is no list of train and val ({type(error).__name__}: {error})"
             ) from error
+        names = [composed(name).removesuffix(CHANNEL) for name in names]  # there a case has no channel
         self._agree(
             lists["train"] | lists["val"],
             {name for name, split in zip(names, fixed, strict=True) if split != "test"},
