@@ -122,7 +122,8 @@ for kind, size in cases:
     mask = torch.from_numpy(random.random((4, 1, *size)) < 0.05)
     mask[0], mask[1] = False, True
     there = mask.to(getattr(torch, kind)).to(DEVICE)
-    assert torch.equal(kernels.distance(there).cpu(), distances.distance_to_foreground(mask))
+    far = kernels.distance(there).cpu()  # PyTorch's root is off in the last digit on some CPUs
+    torch.testing.assert_close(far, distances.distance_to_foreground(mask), atol=0, rtol=2e-7)
     for sigma in (0.5, 3.0):
         near = kernels.proximity(there, sigma).cpu()
         torch.testing.assert_close(near, distances.proximity(mask, sigma), atol=2e-7, rtol=0)
