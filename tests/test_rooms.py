@@ -14,7 +14,7 @@ HILL = (
     {"kernels"},
     {"masks", "distances", "runlengths", "tables", "faults", "collapse"},
     {"losses", "metrics", "nets", "data"},
-    {"runfolder", "inference", "postprocess", "archives"},
+    {"runfolder", "inference", "postprocess", "archives", "errors"},
     {
         "module",
         "selection",

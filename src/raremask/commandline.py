@@ -1,47 +1,29 @@
-"""Judges the command line before anything heavy is imported, and answers in one readable message.
+"""Judges the command line before anything heavy is imported."""
 
-Hydra finds what is wrong; this room says what was meant.
-"""
-
-import difflib
 import hashlib
 import importlib.util
 import os
 import re
 import shutil
 import sys
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import (
-    ConfigCompositionException,
-    HydraException,
-    InstantiationException,
-    MissingConfigException,
-    OverrideParseException,
-)
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from raremask import BadInput, Fault, faults
+from raremask import BadInput
+from raremask.errors import listed, meant
 from raremask.metrics.overlap import EMPTY, SCORES
 from raremask.runfolder import STATUS, read_status, slurm_job
 
 LEAKS = ("warn", "error", "ignore")
 VIEWS = ("none", "flips", "turns", "scales")  # of raremask.inference, which imports torch; a test compares them
 DEVICES = ("auto", "cpu", "cuda")
-#: Launchers of plugins, and the extra that brings each.
-LAUNCHERS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 GROUPS = ("dataset", "augment", "model", "loss", "optimizer", "scheduler", "callbacks", "trainer")  # a run has all
 NEEDED = ("best", "history", "last")  # callbacks that a run cannot do without
-OURS = "RAREMASK_PLAIN_ERRORS"  # in the environment: that HYDRA_FULL_ERROR is set by us, not by the user
 PALETTES = ("classic", "colour_blind")  # of raremask.figures, likewise
-#: Groups of an entry point of which nothing is chosen at first: the config has no key for them.
-OPEN = {"predict": ("postprocess", "submission"), "evaluate": ("trainer",), "train": ("experiment",)}
 
 
 def job_name(*choices: object) -> str:
@@ -121,144 +103,6 @@ def at_home(argument: str) -> str:
     return re.sub(r"(?<=[=,\[])~(?=/)", lambda _: str(Path.home()), argument)
 
 
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Print what the user can mend as one message and exit with 2, a fault of the machine likewise with 1.
-
-    Everything else keeps its traceback. :mod:`raremask.interruption` lists the codes.
-
-    With HYDRA_FULL_ERROR=1 in the environment every error keeps its traceback.
-    """
-    plain_warnings()
-    if os.environ.get("HYDRA_FULL_ERROR") == "1" and OURS not in os.environ:
-        yield
-        return
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra would print the error and exit itself
-    os.environ[OURS] = "1"  # the processes of trainer=ddp inherit both, and are to know who asked
-    try:
-        yield
-    except (ValueError, HydraException, OmegaConfBaseException) as error:  # BadInput is a ValueError
-        message = explain(error)
-        if message is None:
-            raise
-        print(f"\n{message}", file=sys.stderr)
-        sys.exit(2)
-    except (Fault, OSError, MemoryError, RuntimeError) as error:
-        message = str(error) if isinstance(error, Fault) else faults.named(error)
-        if message is None:
-            raise
-        print(f"\n{message}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
-        sys.exit(130)
-    finally:
-        os.environ.pop("HYDRA_FULL_ERROR", None)
-        os.environ.pop(OURS, None)
-
-
-def plain_warnings() -> None:
-    """Print warnings as sentences; asked for again after Lightning's import, which has a format of its own."""
-    warnings.formatwarning = _format_warning
-
-
-def _format_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    place = "" if issubclass(category, UserWarning) else f" ({category.__name__}, {filename}:{lineno})"
-    return f"Warning: {message}{place}\n"
-
-
-def explain(error: Exception) -> str | None:
-    """Say what was meant, or None if the error is not the user's."""
-    causes: list[BaseException] = [error]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
-    for cause in causes:
-        if isinstance(cause, BadInput):  # perhaps wrapped by Hydra or OmegaConf
-            return str(cause)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        *group, choice = error.missing_cfg_file.split("/")
-        if group == ["hydra", "launcher"] and choice in LAUNCHERS:  # which one of ours builds on
-            return f"This launcher needs a plugin: pip install '.[{LAUNCHERS[choice]}]' in the checkout"
-        if group and error.options is not None:
-            name = "/".join(group)
-            return (
-                f"{name}={choice} is not there.{_meant(choice, error.options, name)}\nChoices: {_list(error.options)}"
-            )
-    if str(error).startswith("Config group override must be"):  # Hydra's, and it does not say of which group
-        return (
-            "A group takes the name of a choice; null and numbers are none. Leave the group away, or take its default "
-            "out with ~<group>."
-        )
-    if isinstance(error, OverrideParseException):
-        key, _, value = str(error.override).partition("=")
-        return (
-            f"{error.override} cannot be read: {str(error).splitlines()[0]}. Where there are brackets, "
-            f"spaces or letters beyond a to z, it takes two kinds of quotes: '{key}=\"{value}\"'; a list takes one."
-        )
-    if isinstance(error, InstantiationException):
-        if isinstance(causes[-1], ValueError | TypeError | ImportError):
-            return f"{causes[-1]}\n({str(error).splitlines()[-1]}; HYDRA_FULL_ERROR=1 shows where)"
-        return None
-    if isinstance(error, ConfigCompositionException | OmegaConfBaseException):
-        inside = re.match(r"BadInput raised while resolving interpolation: (.*?)\n +full_key:", str(error), re.DOTALL)
-        if inside:  # from run_folder; OmegaConf keeps its text but not the error
-            return inside[1]
-        cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
-        if (
-            isinstance(cause, OmegaConfBaseException)
-            and cause.parent_node is not None
-            and "not in struct" in str(cause)
-        ):
-            return _unknown_key(cause)
-        return "\n".join(str(part) for part in (error, error.__cause__) if part)
-    return None
-
-
-def _unknown_key(error: OmegaConfBaseException) -> str:
-    """Look for the key among its siblings first, then in the whole config."""
-    key, parent = str(error.key), error.parent_node
-    full = str(error.full_key)
-    prefix = full[: -len(key)]
-    groups = () if prefix else OPEN.get(Path(sys.argv[0]).stem.removeprefix("raremask-"), ())
-    if key in groups:
-        return f"Nothing is chosen from the group {key}, so nothing in it can be changed. Choose first: {key}=<choice>"
-    close = difflib.get_close_matches(key, [*(str(sibling) for sibling in parent), *groups], n=2, cutoff=0.6)
-    found = [prefix + sibling for sibling in close]
-    if not found:
-        root = parent._get_root()
-        names: dict[str, list[str]] = {}
-        for path in _paths(root):
-            if path.split(".")[0] != "hydra":
-                names.setdefault(path.split(".")[-1], []).append(path)
-        close = difflib.get_close_matches(key, names, n=1, cutoff=0.7)
-        found = sorted((path for name in close for path in names[name]), key=lambda path: not path.startswith(prefix))
-        found = found[:3]
-    meant = f" Did you mean {' or '.join(found)}?" if found else ""
-    inside = [*groups]
-    inside += [str(sibling) for sibling in parent if sibling != "hydra" and not str(sibling).startswith("_")]
-    return f"{full} is not a setting.{meant}\n{prefix.rstrip('.') or 'The config'} has: {_list(inside)}"
-
-
-def _paths(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in node:
-        path = f"{prefix}{key}"
-        yield path
-        child = None if OmegaConf.is_missing(node, key) else node._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_interpolation() and not child._is_none():
-            yield from _paths(child, f"{path}.")
-
-
-def _meant(word: object, known: Iterable[str], group: str = "") -> str:
-    close = difflib.get_close_matches(str(word), known, n=2, cutoff=0.5)
-    return f" Did you mean {' or '.join(f'{group}={name}' if group else name for name in close)}?" if close else ""
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(sorted(names))
-
-
 def check(cfg: DictConfig) -> None:
     """Refuse, within a second, what would otherwise be found after minutes.
 
@@ -282,7 +126,7 @@ def _check(cfg: DictConfig) -> None:
     if cfg.monitor not in scores:
         why = " The values of two losses, or of two stages, cannot be compared." if "loss" in str(cfg.monitor) else ""
         raise BadInput(
-            f"monitor={cfg.monitor} is not a score that is logged.{why}{_meant(cfg.monitor, scores, 'monitor')}\n"
+            f"monitor={cfg.monitor} is not a score that is logged.{why}{meant(cfg.monitor, scores, 'monitor')}\n"
             f"Scores: {', '.join(scores)} (_fov: inside the field of view, where a dataset has one)"
         )
     for key, kind, least in (("seed", int, 0), ("trainer.max_epochs", int, 1), ("optimizer.lr", (int, float), 0)):
@@ -297,7 +141,7 @@ def _check(cfg: DictConfig) -> None:
         raise BadInput(f"callbacks.{missing[0]} cannot be left out: a run needs what it writes.")
     if cfg.leaks not in LEAKS:
         raise BadInput(
-            f"leaks={cfg.leaks} is no answer to leaks.{_meant(cfg.leaks, LEAKS, 'leaks')} Choices: {', '.join(LEAKS)}"
+            f"leaks={cfg.leaks} is no answer to leaks.{meant(cfg.leaks, LEAKS, 'leaks')} Choices: {', '.join(LEAKS)}"
         )
     check_dataset(cfg)
 
@@ -311,13 +155,13 @@ def _check_selection(cfg: DictConfig) -> None:
     """Refuse what would be found only after training, when what it needs is chosen."""
     known = ("metric", "views", "tile", "areas", "largest", "holes")
     if unknown := [key for key in cfg if key not in known]:
-        meant = _meant(unknown[0], known, "selection").replace("=", ".")
-        raise BadInput(f"selection.{unknown[0]} is not a setting.{meant}\nselection has: {_list(known)}")
+        near = meant(unknown[0], known, "selection").replace("=", ".")
+        raise BadInput(f"selection.{unknown[0]} is not a setting.{near}\nselection has: {listed(known)}")
     for key in ("largest", "holes"):
         if not isinstance(cfg[key], bool):
             raise BadInput(f"selection.{key}={cfg[key]} must be true or false.")
     if cfg.metric not in SCORES:
-        raise BadInput(f"selection.metric={cfg.metric} must be one of {', '.join(SCORES)}.{_meant(cfg.metric, SCORES)}")
+        raise BadInput(f"selection.metric={cfg.metric} must be one of {', '.join(SCORES)}.{meant(cfg.metric, SCORES)}")
     if not OmegaConf.is_list(cfg.views) or not cfg.views or not set(cfg.views) <= set(VIEWS):
         raise BadInput(f"selection.views={cfg.views} must be a list of {', '.join(VIEWS)}, the simplest first.")
     if cfg.tile is not None and not (OmegaConf.is_list(cfg.tile) and len(cfg.tile) == 2 and _whole(cfg.tile, 16)):
@@ -416,7 +260,7 @@ def check_predict(cfg: DictConfig) -> None:
     if cfg.threshold is not None and not (isinstance(cfg.threshold, (int, float)) and 0 <= cfg.threshold < 1):
         raise BadInput(f"threshold={cfg.threshold} must be a number from 0 to below 1, or null.")
     if cfg.views not in (None, *VIEWS):
-        raise BadInput(f"views={cfg.views} must be one of {', '.join(VIEWS)}, or null.{_meant(str(cfg.views), VIEWS)}")
+        raise BadInput(f"views={cfg.views} must be one of {', '.join(VIEWS)}, or null.{meant(str(cfg.views), VIEWS)}")
     if cfg.device not in DEVICES:
         raise BadInput(f"device={cfg.device} must be one of {', '.join(DEVICES)}.")
     if cfg.probabilities not in (None, "png", "npz"):

@@ -13,7 +13,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from raremask import commandline, sweeps
+from raremask import commandline, errors, sweeps
 
 HERE = Path(__file__).parent
 #: Folder of all choices: beside `src` in a checkout, inside of the package where it is installed.
@@ -23,7 +23,7 @@ CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parents[1] / "conf"
 def command(name: str, around: Callable[[], AbstractContextManager] = nullcontext) -> Callable:
     """Make a command of a function of its config, which Hydra composes from `conf/<name>.yaml`.
 
-    What the user can mend is said in one message, see :func:`raremask.commandline.plain_errors`.
+    What the user can mend is said in one message, see :func:`raremask.errors.plain_errors`.
 
     Args:
         name: Of the config.
@@ -36,7 +36,7 @@ def command(name: str, around: Callable[[], AbstractContextManager] = nullcontex
         @wraps(function)
         def call() -> None:
             sys.argv[1:] = map(commandline.at_home, sys.argv[1:])
-            with commandline.plain_errors(), around():
+            with errors.plain_errors(), around():
                 composed()
 
         return call

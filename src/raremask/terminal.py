@@ -19,9 +19,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from raremask.collapse import collapse
-from raremask.commandline import plain_warnings
 from raremask.data.base import ImageMaskData
 from raremask.data.samples import as_floats, collate
+from raremask.errors import plain_warnings
 from raremask.module import Segmenter
 from raremask.runfolder import beside_baselines, format_scores, read_counts
 from raremask.scoring import Judged, load_choice, looks_at_test
