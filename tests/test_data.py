@@ -385,6 +385,7 @@ def test_images_in_folders_within_the_folder_are_left_out_with_a_word(tmp_path):
     root = own_folder(tmp_path)
     saved(root / "images" / "more" / "scan 9.jpg", colour())
     (root / "images" / "old.tif").mkdir()
+    saved(root / "images" / ".ipynb_checkpoints" / "scan 1.png", colour())
     with pytest.warns(UserWarning, match=r"1 images in folders in .*images, such as more/scan 9.jpg, are left out"):
         assert sum(map(len, names(own(root)).values())) == 6
     with pytest.raises(BadInput, match=r"holds no image; known are .*There are 12 in folders in it, such as images/"):

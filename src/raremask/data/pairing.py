@@ -150,7 +150,12 @@ def pictures_of(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder")
     found = [path for path in (*folder.iterdir(), *folder.glob("*/*")) if path.suffix.lower() in KINDS]
-    found = sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+    hidden = (".", "__MACOSX")  # notebooks leave .ipynb_checkpoints
+    found = sorted(
+        path
+        for path in found
+        if path.is_file() and not any(part.startswith(hidden) for part in path.relative_to(folder).parts)
+    )
     here = [path for path in found if path.parent == folder]
     below = [path.relative_to(folder).as_posix() for path in found if path.parent != folder]
     if not here:
