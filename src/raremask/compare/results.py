@@ -254,7 +254,8 @@ def table(runs: Sequence[Run], metric: str, images: Sequence[str] | None = None)
         shared = [image for image in shared if all(rows[image]["foreground"] > 0 for rows in merged.values())]
         if not shared:
             raise BadInput(f"No image has foreground, and {metric} is not defined without.")
-        left = [image for image in common if image not in set(shared)]
+        kept = set(shared)
+        left = [image for image in common if image not in kept]
         for (label, _), rows in merged.items():
             alarms.setdefault(label, []).extend(rows[image]["fp"] > 0 for image in left)
     scores: dict[str, list[list[float]]] = {}
