@@ -1,3 +1,4 @@
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -123,8 +124,37 @@ def test_frames_of_one_patient_convince_as_one():
     gains, than = np.repeat([0.05, -0.01, 0.02, -0.03, 0.01], 20), np.full(100, 0.5)  # five patients, of 20 frames each
     assert convincing(than + gains, than, range(100))
     assert not convincing(than + gains, than, np.arange(5).repeat(20))
-    assert not convincing(than + 0.1, than, [0] * 100)
+    assert convincing(than + gains, than, [0] * 100)  # of one patient alone nothing better is known
+    assert not convincing(than + np.repeat([0.05, -0.05], 50), than, [0] * 100)
     assert convincing(than + 0.1, than, np.arange(5).repeat(20))
+
+
+def test_a_choice_on_one_patient_is_made_and_said(monkeypatch):
+    probability, mask = np.full((20, 20), 0.1, np.float32), np.zeros((20, 20), bool)
+    mask[4:8, 4:8] = True
+    probability[mask] = 0.3
+    picture = {"native_mask": lambda: torch.from_numpy(mask[None]), "native_valid": lambda: None}
+    settings = {"views": ["none"], "metric": "dice", "areas": [], "largest": False, "holes": False}
+    module = SimpleNamespace(monitor="val/dice", empty="one")
+
+    def predict(trainer, data, module, split, views, receive):
+        for index in range(6):
+            receive(index, probability)
+
+    def choose(*groups):
+        pictures = [SimpleNamespace(group=group, **picture) for group in groups]
+        return scoring.choose(
+            None, SimpleNamespace(splits={"val": SimpleNamespace(pictures=pictures)}), module, **settings
+        )
+
+    monkeypatch.setattr(scoring, "_predict", predict)
+    with pytest.warns(UserWarning, match=r"All 6 validation images are of one patient or sequence \(p1\)"):
+        choice = choose(*["p1"] * 6)
+    assert choice.selection.threshold < 0.3
+    assert (choice.groups, choice.facts()["groups"]) == (1, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert choose(*"aabbcc").groups == 3
 
 
 @pytest.mark.parametrize(("empty", "expected"), [("one", 0.5), ("zero", 0.0)])

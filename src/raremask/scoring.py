@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch.distributed as dist
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from raremask import BadInput, checkpoints, figures
 from raremask.callbacks import figure_row
@@ -31,9 +31,11 @@ EACH = 2  # of the worst, the median and the best images: so many are drawn
 VALIDATION_BYTES = 2**30  # of probabilities that are kept in memory to choose by; more lie in a temporary file
 
 
-def load_weights(module: Segmenter, checkpoint: Path) -> None:
-    """Take the weights of a checkpoint alone: callbacks and loops have no part in scoring."""
-    module.load_state_dict(checkpoints.read(checkpoint)["state_dict"])
+def load_weights(module: Segmenter, checkpoint: Path) -> int:
+    """Take the weights of a checkpoint alone (callbacks and loops have no part in scoring); return their epoch."""
+    saved = checkpoints.read(checkpoint)
+    module.load_state_dict(saved["state_dict"])
+    return saved["epoch"]
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,14 @@ def choose(
         }
         return np.array(list(_gathered(counted).values()))
 
-    found = _gathered({index: pictures[index].group for index in next(iter(seen.values()))})
-    return select(histograms, counts_of, list(found.values()), empty=module.empty, **candidates)
+    groups = list(_gathered({index: pictures[index].group for index in next(iter(seen.values()))}).values())
+    if len(set(groups)) == 1 < len(groups):
+        rank_zero_warn(
+            f"All {len(groups)} validation images are of one patient or sequence ({groups[0]}): threshold and "
+            "post-processing are chosen on them, and may fit no other.",
+            stacklevel=3,
+        )
+    return select(histograms, counts_of, groups, empty=module.empty, **candidates)
 
 
 def _predict(
@@ -171,7 +179,7 @@ def _gathered(rows: dict[int, Any]) -> dict[int, Any]:
 
 
 @rank_zero_only
-def save_choice(folder: Path, choice: Choice) -> None:
+def save_choice(folder: Path, choice: Choice, epoch: int) -> None:
     """Write what was chosen on validation, how it came about, and how often the test split was used so far.
 
     A longer run chooses anew, but what it has looked at it has looked at.
@@ -179,10 +187,11 @@ def save_choice(folder: Path, choice: Choice) -> None:
     Args:
         folder: Of the run.
         choice: What was chosen.
+        epoch: Of the weights that are scored, from 0.
     """
     file = folder / SELECTION
     uses = json.loads(file.read_text())["test_uses"] if file.is_file() else 0
-    write_text(folder / SELECTION, json.dumps(choice.facts() | {"test_uses": uses}, indent=2) + "\n")
+    write_text(folder / SELECTION, json.dumps(choice.facts() | {"epoch": epoch, "test_uses": uses}, indent=2) + "\n")
 
 
 def load_choice(folder: Path) -> Selection:

@@ -102,6 +102,7 @@ class Choice:
         default: What threshold 0.5 without any post-processing reaches there.
         curve: The metric at each threshold k / 1000, with the chosen views and without post-processing.
         tried: Every step that was tried, in words, and what it reached.
+        groups: How many patients or sequences the validation images are of.
     """
 
     selection: Selection
@@ -110,6 +111,7 @@ class Choice:
     default: float
     curve: list[float]
     tried: list[tuple[str, float]] = field(default_factory=list)
+    groups: int = 0
 
     def facts(self) -> dict:
         """Return it as JSON can hold it."""
@@ -204,7 +206,7 @@ def select(
         tried.append((candidate.words(), _mean(reached)))
         if convincing(reached, values, groups):
             chosen, values = candidate, reached
-    return Choice(chosen, metric, _mean(values), _mean(default), curve.tolist(), tried)
+    return Choice(chosen, metric, _mean(values), _mean(default), curve.tolist(), tried, len(set(groups)))
 
 
 def convincing(values: np.ndarray, than: np.ndarray, groups: Sequence[str]) -> bool:
@@ -213,17 +215,22 @@ def convincing(values: np.ndarray, than: np.ndarray, groups: Sequence[str]) -> b
     Args:
         values: `(n,)`, NaN for an image that is left out.
         than: `(n,)` likewise.
-        groups: `n`, of the images; the error is that over groups.
+        groups: `n`, of the images; the error is that over groups. Of a single one it is that over its images, which
+            says nothing of other patients.
 
     >>> convincing(np.array([0.5, 0.6, 0.7]), np.array([0.4, 0.5, 0.6]), "abc")
     True
     >>> convincing(np.array([0.9, 0.4, 0.5]), np.array([0.4, 0.5, 0.6]), "abc")  # one image against two
     False
-    >>> convincing(np.array([0.5, 0.6, 0.7]), np.array([0.4, 0.5, 0.6]), "aaa")  # one patient shows nothing
+    >>> convincing(np.array([0.9, 0.9, 0.5]), np.array([0.4, 0.5, 0.6]), "abb")  # a patient against another
+    False
+    >>> convincing(np.array([0.9]), np.array([0.4]), "a")
     False
     """
     there = np.isfinite(values - than)
     difference, (_, members) = (values - than)[there], np.unique(np.array(list(groups))[there], return_inverse=True)
+    if not members.any():  # of one patient
+        members = np.arange(len(difference))
     count = members.max(initial=-1) + 1
     if count < 2:
         return False

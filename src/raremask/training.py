@@ -141,24 +141,24 @@ def _train(
 
     trainer.loggers = []  # the curves end here: the scores of the best checkpoint are no further epoch
     try:
-        load_weights(module, folder / "checkpoints" / "best.ckpt")
+        epoch = load_weights(module, folder / "checkpoints" / "best.ckpt")
     except BadInput as error:  # hours of training are not lost for that
         warnings.warn(f"{error}. The last epoch is scored in its place.", stacklevel=2)
-        load_weights(module, newest(folder))
+        epoch = load_weights(module, newest(folder))
         results["scored"] = "the last epoch, for best.ckpt is damaged"
     candidates = OmegaConf.to_container(cfg.selection)
     module.tile = candidates.pop("tile")
     choice = choose(trainer, data, module, **candidates)
-    save_choice(folder, choice)
+    save_choice(folder, choice, epoch)
     judged = {split: judge(trainer, data, module, split, choice.selection) for split in ("val", "test")}
     use_test(folder)  # not before: what is interrupted has shown nothing, and is scored again
     for split, images in judged.items():
         write_split(folder / f"per_image_{split}.csv", data, split, images, module.empty)
     write_masks(folder / "masks_test.csv", data, "test", judged["test"])
-    draw(data, module, folder, choice, judged["test"], Paint(**cfg.figures))
     scores = {split: summaries(images.counts, module.empty) for split, images in judged.items()}
     monitored = scores["val"][f"{cfg.monitor.removeprefix('val/')}{DEFAULT}"]
     _ship(folder, cfg, module, choice.selection, names, scores)
+    draw(data, module, folder, choice, judged["test"], Paint(**cfg.figures))
     log_results(loggers, cfg, names, scores["test"], monitored, trainer.current_epoch)
     results |= {"best": monitored, "epochs": trainer.current_epoch}
     say_what_came_out(folder, module.empty, judged["test"])

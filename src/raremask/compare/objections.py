@@ -27,6 +27,7 @@ def objections(runs: Sequence[Run], compared: Table) -> list[str]:
         *_mixed_configs(done, compared),
         *_unsaid(done, compared),
         *_few_seeds(compared),
+        *_one_validated(done),
         *_looked_at_test(done),
         *_leaks(done),
         *_unequal_budgets(done),
@@ -102,6 +103,14 @@ def _few_seeds(compared: Table) -> Iterator[str]:
         yield (
             f"Fewer than {SEEDS} seeds: {', '.join(few)}. How much a score depends on the seed is not known, or "
             "hardly; intervals of a single seed leave it out and are too narrow."
+        )
+
+
+def _one_validated(done: Sequence[Run]) -> Iterator[str]:
+    if alone := [run for run in done if run.selection.get("groups") == 1]:
+        yield (
+            f"{len(alone)} runs had a single patient or sequence to choose threshold and post-processing on, which may "
+            f"fit no other: {_names(alone)}"
         )
 
 
