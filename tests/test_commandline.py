@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from conftest import ROOT
@@ -49,6 +50,9 @@ def answer(tmp_path, *arguments, script="train.py"):
         (["selection.largest=null"], "selection.largest=None must be true or false"),
         (["selection.holes=2"], "selection.holes=2 must be true or false"),
         (["+selection.area=[5]"], "selection.area is not a setting. Did you mean selection.areas"),
+        (["+monitr=val/iou"], "monitr is not a setting of python src/train.py. Did you mean monitor?"),
+        (["+figures.contour=true"], "figures.contour is not a setting. Did you mean figures.contours?"),
+        (["figures.contours=1"], "figures.contours=1 must be true or false"),
         (["loss=dice("], "loss=dice( cannot be read"),
         (["dataset=folder", "dataset.images=données"], "two kinds of quotes: 'dataset.images=\"données\"'"),
         (["dataset=folder", "dataset.images=~/nowhere"], f"There is no folder {Path.home()}/nowhere"),
@@ -78,6 +82,22 @@ def test_a_slip_on_the_command_line_is_answered_with_what_was_meant(tmp_path, ar
     assert "raised while" not in text
     assert not list(tmp_path.glob("**/status.json"))
     assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "compare", "describe", "tune"])
+def test_what_a_command_has_is_known_and_nothing_else(name):
+    """Also what a recipe of one's own brings in, which Hydra takes without a word."""
+    with initialize_config_dir(str(commandline.CONF), version_base="1.3"):
+        cfg = compose(name, overrides=["hydra.output_subdir=null"])
+    OmegaConf.set_struct(cfg, False)
+    commandline.check_names(cfg, name)
+    groups = {"predict": ["postprocess", "submission"], "evaluate": ["trainer"], "train": ["logger"]}
+    for group in groups.get(name, []):
+        cfg[group] = {}
+    commandline.check_names(cfg, name)
+    cfg.sead = 7
+    with pytest.raises(BadInput, match=r"sead is not a setting of .*\nThere are: "):
+        commandline.check_names(cfg, name)
 
 
 def test_a_refused_command_leaves_no_run_folder(tmp_path):

@@ -18,6 +18,9 @@ from raremask.errors import listed, meant
 from raremask.metrics.overlap import EMPTY, SCORES
 from raremask.runfolder import STATUS, read_status, slurm_job
 
+HERE = Path(__file__).parent
+#: Folder of all choices: beside `src` in a checkout, inside of the package where it is installed.
+CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parents[1] / "conf"
 LEAKS = ("warn", "error", "ignore")
 VIEWS = ("none", "flips", "turns", "scales")  # of raremask.inference, which imports torch; a test compares them
 DEVICES = ("auto", "cpu", "cuda")
@@ -113,7 +116,7 @@ def check(cfg: DictConfig) -> None:
             unknown, or the dataset's folder is not there.
     """
     try:
-        _check(cfg)
+        _check(cfg, "train")
     except BadInput:
         folder = Path(cfg.folder)
         if {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:
@@ -121,7 +124,36 @@ def check(cfg: DictConfig) -> None:
         raise
 
 
-def _check(cfg: DictConfig) -> None:
+def check_names(cfg: DictConfig, command: str) -> None:
+    """Refuse settings that nobody reads: Hydra takes any that a recipe names, or that are typed with a `+`.
+
+    What is inside a group is refused by the class that it is for.
+
+    Raises:
+        BadInput: If there is one at the top of the config.
+    """
+    known = _names(command)
+    if unknown := [str(key) for key in cfg if key not in known]:
+        raise BadInput(
+            f"{unknown[0]} is not a setting of {program(command)}.{meant(unknown[0], known)}\n"
+            f"There are: {listed([key for key in known if key in cfg])}"
+        )
+
+
+def _names(command: str) -> list[str]:
+    """The top of a command's config: its settings, and its groups, also those of which nothing is chosen."""
+    primary = OmegaConf.load(CONF / f"{command}.yaml")
+    found = [str(key) for key in primary if key not in ("defaults", "hydra")]
+    for entry in primary.defaults:
+        if OmegaConf.is_dict(entry):
+            found += [str(group) for group in entry if not str(group).startswith("override ")]
+        elif entry != "_self_":  # all of another config, or a part of this one, as split@split
+            found += [entry.partition("@")[2]] if "@" in entry else _names(entry)
+    return found
+
+
+def _check(cfg: DictConfig, command: str) -> None:
+    check_names(cfg, command)
     scores = [f"val/{name}{suffix}" for suffix in ("", "_fov") for name in (*SCORES, "dice_pooled", "iou_pooled")]
     if cfg.monitor not in scores:
         why = " The values of two losses, or of two stages, cannot be compared." if "loss" in str(cfg.monitor) else ""
@@ -134,7 +166,7 @@ def _check(cfg: DictConfig) -> None:
         if not isinstance(value, kind) or value < least:
             raise BadInput(f"{key}={value} must be a {'whole ' if kind is int else ''}number, {least} or more.")
     _check_selection(cfg.selection)
-    _check_palette(cfg.figures)
+    _check_figures(cfg.figures)
     if missing := [name for name in GROUPS if cfg.get(name) is None]:
         raise BadInput(f"{missing[0]} cannot be left out: a run needs one. conf/{missing[0]} has the choices.")
     if missing := [name for name in NEEDED if name not in cfg.callbacks]:
@@ -146,17 +178,24 @@ def _check(cfg: DictConfig) -> None:
     check_dataset(cfg)
 
 
-def _check_palette(cfg: DictConfig) -> None:
+def _check_figures(cfg: DictConfig) -> None:
+    """Refuse what would be found only after training, when pictures are drawn."""
+    _check_keys(cfg, "figures", ("palette", "contours"))
     if cfg.palette not in PALETTES:
         raise BadInput(f"figures.palette={cfg.palette} must be one of {', '.join(PALETTES)}.")
+    if not isinstance(cfg.contours, bool):
+        raise BadInput(f"figures.contours={cfg.contours} must be true or false.")
+
+
+def _check_keys(cfg: DictConfig, part: str, known: Sequence[str]) -> None:
+    if unknown := [str(key) for key in cfg if key not in known]:
+        near = meant(unknown[0], known, part).replace("=", ".")
+        raise BadInput(f"{part}.{unknown[0]} is not a setting.{near}\n{part} has: {listed(known)}")
 
 
 def _check_selection(cfg: DictConfig) -> None:
     """Refuse what would be found only after training, when what it needs is chosen."""
-    known = ("metric", "views", "tile", "areas", "largest", "holes")
-    if unknown := [key for key in cfg if key not in known]:
-        near = meant(unknown[0], known, "selection").replace("=", ".")
-        raise BadInput(f"selection.{unknown[0]} is not a setting.{near}\nselection has: {listed(known)}")
+    _check_keys(cfg, "selection", ("metric", "views", "tile", "areas", "largest", "holes"))
     for key in ("largest", "holes"):
         if not isinstance(cfg[key], bool):
             raise BadInput(f"selection.{key}={cfg[key]} must be true or false.")
@@ -202,7 +241,7 @@ def check_tune(cfg: DictConfig) -> None:
     Raises:
         BadInput: As :func:`check`; or if Optuna is not there, or the number of trials is none.
     """
-    _check(cfg)
+    _check(cfg, "tune")
     if not isinstance(cfg.trials, int) or cfg.trials < 1:
         raise BadInput(f"trials={cfg.trials} must be a whole number, 1 or more.")
     if importlib.util.find_spec("optuna") is None:
@@ -215,12 +254,13 @@ def check_compare(cfg: DictConfig) -> None:
     Raises:
         BadInput: If no folder is named or one is not there, or a number is out of its range.
     """
+    check_names(cfg, "compare")
     for place in folders_of(cfg.runs):
         if not place or not Path(place).is_dir():
             raise BadInput(
                 f"runs={place or None}: name the folder of a sweep, runs=outputs/sweeps/<name>, or of several runs."
             )
-    _check_palette(cfg.figures)
+    _check_figures(cfg.figures)
     for key, kind, least in (("margin", (int, float), 0), ("draws", int, 100)):
         if not isinstance(cfg[key], kind) or cfg[key] < least:
             raise BadInput(f"{key}={cfg[key]} must be a number, {least} or more.")
@@ -230,11 +270,13 @@ def check_evaluate(cfg: DictConfig) -> None:
     """Refuse an evaluation that cannot be made.
 
     Raises:
-        BadInput: If a run is not there, or there is no such split, figure or palette.
+        BadInput: If a run is not there, or there is no such setting, split, figure or palette.
     """
+    check_names(cfg, "evaluate")
     for run in runs_of(cfg.run):
         check_run(run)
-    for key, known in (("split", ("val", "test")), ("figure", (None, "comparison")), ("figures.palette", PALETTES)):
+    _check_figures(cfg.figures)
+    for key, known in (("split", ("val", "test")), ("figure", (None, "comparison"))):
         value = OmegaConf.select(cfg, key)
         if value not in known:
             raise BadInput(f"{key}={value} must be {' or '.join(name or 'null' for name in known)}.")
@@ -250,6 +292,7 @@ def check_predict(cfg: DictConfig) -> None:
     Raises:
         BadInput: If a run or the images are not there, no folder is named for the masks, or a setting is unknown.
     """
+    check_names(cfg, "predict")
     for run in runs_of(cfg.run):
         if not run or not Path(run).exists():
             check_run(run)

@@ -7,17 +7,12 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
 from raremask import commandline, errors, sweeps
-
-HERE = Path(__file__).parent
-#: Folder of all choices: beside `src` in a checkout, inside of the package where it is installed.
-CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parents[1] / "conf"
 
 
 def command(name: str, around: Callable[[], AbstractContextManager] = nullcontext) -> Callable:
@@ -31,7 +26,7 @@ def command(name: str, around: Callable[[], AbstractContextManager] = nullcontex
     """
 
     def made(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        composed = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(function)
+        composed = hydra.main(version_base="1.3", config_path=str(commandline.CONF), config_name=name)(function)
 
         @wraps(function)
         def call() -> None:
@@ -90,6 +85,7 @@ def compare(cfg: DictConfig) -> None:
 @command("describe")
 def describe(cfg: DictConfig) -> None:
     """Look at a dataset before training: print the description and write it."""
+    commandline.check_names(cfg, "describe")
     commandline.check_dataset(cfg)
     from raremask import run
 
