@@ -211,6 +211,37 @@ def test_a_label_beside_an_ignore_label_is_refused(tmp_path):
         read_mask(saved(tmp_path / "void.png", two_areas(1, 255)))
 
 
+def lines(first, second):
+    """Two thin lines, far from each other."""
+    pixels = np.zeros((40, 40, *np.shape(first)), np.uint8)
+    pixels[8:10], pixels[30:33] = first, second
+    return pixels
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (lines(1, 255), r"areas of several values \(1, 255\)"),
+        (lines(2, 255), r"areas of several values \(2, 255\)"),
+        (lines((255, 0, 0), (0, 0, 255)), r"areas of several colours \(red, blue\)"),
+    ],
+)
+def test_thin_structures_of_several_classes_are_refused(tmp_path, pixels, message):
+    with pytest.raises(BadInput, match=message):
+        read_mask(saved(tmp_path / "lines.png", pixels))
+
+
+def test_thin_structures_with_soft_edges_are_one_class(tmp_path):
+    mask = lines(255, 255)
+    for smaller in (20, 13, 29):  # by whole numbers of pixels, and not
+        soft = cv2.resize(mask, (smaller, smaller), interpolation=cv2.INTER_AREA)
+        assert read_mask(saved(tmp_path / "soft.png", soft)).any()
+        assert read_mask(saved(tmp_path / "soft.png", np.repeat(soft[..., None], 3, axis=2))).any()
+    faint = lines(255, 255)
+    faint[9, ::2] = 3  # an edge, however small its value
+    assert read_mask(saved(tmp_path / "faint.png", faint)).sum() == 4 * 40 + 20
+
+
 def test_what_compression_left_of_black_is_background(tmp_path):
     mask = two_areas(255, 11)  # as in CVC-ClinicDB
     assert read_mask(saved(tmp_path / "mask.png", mask)).sum() == 36

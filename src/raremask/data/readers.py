@@ -18,6 +18,7 @@ SOFT = 1.25  # a mask whose foreground would grow by a quarter with another thre
 # Flat areas of these values are labels. Between them and black, and below white, CVC-ClinicDB has flat areas of what
 # compression left (9 to 23); where a file is a JPEG itself, small values are that too.
 LABELS, GRAYS = range(1, 9), range(32, 224)
+FEW = 8  # values in a file: so many steps of gray may be a soft edge, but 1 to 8 are none of them
 COLOURS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 ORIENTATION = 274  # number of the tag, in EXIF and TIFF
 PLAIN = ("MINISWHITE", "MINISBLACK", "RGB", "PALETTE")  # what the numbers of a TIFF may stand for
@@ -67,8 +68,8 @@ def read_mask(path: Path, remarks: list[str] | None = None) -> np.ndarray:
 
     Raises:
         BadInput: If the file is missing, empty, unreadable or of another kind; if by this rule it has no foreground
-            although it is not black; if it holds several classes: areas of several colours, labels or grays; or if
-            nothing but its alpha channel varies.
+            although it is not black; if it holds several classes: areas of several colours, labels or grays, or thin
+            structures of several pure colours or labels; or if nothing but its alpha channel varies.
     """
     pixels = _read(path)
     half = np.iinfo(pixels.dtype).max // 2
@@ -78,7 +79,9 @@ def read_mask(path: Path, remarks: list[str] | None = None) -> np.ndarray:
             raise BadInput(f"{path}: only its alpha channel varies; save the mask without one, white on black")
     if pixels.ndim == 3:
         colours = ((pixels[..., :3] > half) * np.array([1, 2, 4])).sum(axis=2).astype(np.uint8)
-        if len(several := [number for number in _areas(colours) if number]) > 1:
+        pure = not ((pixels[..., :3] > 0) & (pixels[..., :3] < 2 * half)).any()
+        several = {*_areas(colours), *(_lines(colours) if pure else ())} - {0}
+        if len(several) > 1:
             names = ", ".join(COLOURS[number] for number in several)
             raise BadInput(f"{path}: areas of several colours ({names}); {ONE_CLASS}")
         pixels = pixels[..., :3].max(axis=2)
@@ -89,6 +92,7 @@ def read_mask(path: Path, remarks: list[str] | None = None) -> np.ndarray:
         step = np.iinfo(pixels.dtype).max // 255  # 1 of 8 bits, 257 of 16
         labels = () if _is_jpeg(path) else LABELS
         flat = [value for value in _areas(pixels) if value < brightest]
+        flat += [value for value in (_lines(pixels) if labels else ()) if value in labels and value not in flat]
         if grays := [value for value in flat if value in labels or value // step in (*labels, *GRAYS)]:
             values = ", ".join(map(str, [*grays[:5], brightest]))
             raise BadInput(f"{path}: areas of several values ({values}); {ONE_CLASS}")
@@ -118,6 +122,23 @@ def _areas(pixels: np.ndarray) -> list[int]:
     square = np.ones((5, 5), np.uint8)
     flat = cv2.erode(pixels, square, borderValue=0) == cv2.dilate(pixels, square, borderValue=0)
     return np.unique(pixels[flat]).tolist()
+
+
+def _lines(pixels: np.ndarray) -> list[int]:
+    """Which values most of whose pixels touch none but 0 and themselves, where a file has few values.
+
+    However thin, that is a structure of its own: the values of a soft edge lie between others.
+    """
+    small = pixels[(pixels > 0) & (pixels <= max(LABELS))]
+    if not small.size or len(np.unique(pixels)) > FEW:
+        return []
+    found = []
+    for value in np.unique(small).tolist():
+        others = ((pixels != 0) & (pixels != value)).astype(np.uint8)
+        beside = cv2.dilate(others, np.ones((3, 3), np.uint8))[pixels == value]
+        if beside.mean() < 0.5:
+            found.append(value)
+    return found
 
 
 def _is_jpeg(path: Path) -> bool:
