@@ -17,7 +17,7 @@ from tqdm import tqdm
 from raremask import BadInput, figures
 from raremask.collapse import collapse
 from raremask.data.fitting import fit
-from raremask.data.pairing import pictures_of
+from raremask.data.pairing import pictures_of, without_masks
 from raremask.data.readers import read_image, write_image
 from raremask.inference import Predictor, predict, sharing_cores
 from raremask.postprocess import Step
@@ -112,7 +112,7 @@ def predict_files(
 
     Args:
         paint: Makes the masks.
-        source: Folder of images, or one image.
+        source: Folder of images, or one image. Masks beside their images (`<name>_mask`) are left out.
         out: Folder for the masks, named like their image.
         probabilities: Also write these, as `png` (16 bits) or `npz` (float16).
         overlays: Also write the image with the outline of its mask.
@@ -126,7 +126,7 @@ def predict_files(
         BadInput: If there is no image, two results would have one name, one is there already, or an image's name
             does not do for the submission; before anything is written.
     """
-    files = [source] if source.is_file() else pictures_of(source)
+    files = [source] if source.is_file() else without_masks(pictures_of(source))
     endings = [".png"] + [f"_probability.{probabilities}"] * (probabilities is not None) + ["_overlay.png"] * overlays
     results = [out / f"{file.stem}{ending}" for file in files for ending in endings]
     results += [out / submission.file] if submission else []
