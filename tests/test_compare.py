@@ -231,6 +231,36 @@ def test_a_score_that_is_defined_elsewhere_stands_beside_the_one_that_decides(sw
     assert "0.100 (0.100-0.100)" in text
 
 
+def test_every_score_is_of_the_same_images_for_all(sweep, tmp_path):
+    folder = sweep(losses={"dice": 0.5, "bce": 0.5})
+    for run in folder.iterdir():  # as with empty=skip: an empty mask has a Dice of 0 if it is painted on, else none
+        rows = read_table(run / "per_image_test.csv")
+        for row in rows:
+            row |= {"specificity": 0.9, "dice": 0.5}
+        painted = run.name.startswith("dice")
+        for row in rows[:12]:
+            row |= {"tp": 0, "fn": 0, "fp": 7 * painted, "foreground": 0.0, "dice": 0.0 if painted else float("nan")}
+        write_table(run / "per_image_test.csv", rows)
+    _, _, text = report(tmp_path, folder, metric="specificity")
+    lines = text.partition("## Scores")[2].partition("## Who")[0].splitlines()
+    scores = {line.split("|")[1].strip(): line for line in lines if line.startswith(("| bce ", "| dice "))}
+    assert all("0.500 (0.500-0.500)" in line for line in scores.values())
+    head = next(line for line in lines if "empty masks painted on" in line)
+    alarms = head.split("|").index(" empty masks painted on ")
+    assert scores["dice"].split("|")[alarms].strip().startswith("1.000")
+    assert scores["bce"].split("|")[alarms].strip().startswith("0.000")
+
+
+def test_a_longer_training_beside_a_shorter_one_has_its_length_in_its_name(sweep):
+    folder = sweep(losses={"dice": 0.5}, seeds=(0,))
+    (folder / "dice_0_None").rename(folder / "longer")
+    config = folder / "longer" / ".hydra" / "config.yaml"
+    config.write_text(config.read_text().replace("max_epochs: 5", "max_epochs: 9"))
+    sweep(losses={"dice": 0.5}, seeds=(0,))
+    assert {run.label for run in labelled(folder)} == {"dice max_epochs=5", "dice max_epochs=9"}
+    assert "Unequal budgets: trainer.max_epochs is 5 or 9" in objected(folder)
+
+
 def test_what_makes_no_method_makes_no_label(sweep):
     folder = sweep()
     for run in folder.glob("*_2_*"):
@@ -269,6 +299,10 @@ def change(file, **facts):
         (
             lambda run: change(run / "selection.json", test_uses=4),
             "1 runs have looked at test more than once, one 4 times",
+        ),
+        (
+            lambda run: change(run / "selection.json", groups=1),
+            "1 runs had a single patient or sequence to choose threshold and post-processing on",
         ),
         (lambda run: (run / "leaks.csv").touch(), "Images of different splits are nearly the same"),
         (lambda run: (run / "split.csv").write_text("other"), "were trained on different ones"),

@@ -139,6 +139,18 @@ def test_a_score_stands_beside_painting_nothing_and_everything():
     assert lines[1].split()[-1] == "1.0000"
 
 
+def test_where_masks_are_empty_what_a_mean_hides_is_shown():
+    counts = np.array([[6, 2, 2, 90], [0, 0, 10, 90], [0, 0, 0, 100], [0, 5, 0, 95], [0, 0, 0, 100]])
+    table = beside_baselines({"": counts}, empty="one")
+    best = table["best checkpoint"]
+    assert best["dice"] == pytest.approx((0.75 + 0 + 1 + 0 + 1) / 5)
+    assert (best["dice_filled"], best["left_empty"], best["false_alarms"]) == pytest.approx((0.375, 0.5, 1 / 3))
+    nothing = table["all background"]
+    assert (nothing["dice"], nothing["dice_filled"], nothing["left_empty"]) == pytest.approx((0.6, 0, 1))
+    assert format_scores(table).split("\n")[0].split()[-3:] == ["dice_filled", "left_empty", "false_alarms"]
+    assert all("dice_filled" not in row for row in beside_baselines({"": counts[:2]}, empty="one").values())
+
+
 def test_two_tables_are_compared_image_by_image(tmp_path):
     counts = np.array([[2, 0, 2, 12], [1, 1, 1, 13]])
     tables = {

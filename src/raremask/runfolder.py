@@ -44,7 +44,7 @@ BEST, PLAIN = "best checkpoint", "at threshold 0.5"  # rows of a summary
 DEFAULT = "_default"  # of columns: at threshold 0.5, without views or post-processing
 SUFFIXES = ("", "_fov", DEFAULT, f"_fov{DEFAULT}")
 #: The scores of a table on the terminal.
-SHOWN = ("dice", "iou", "precision", "recall", "dice_pooled", "dice_fov")
+SHOWN = ("dice", "iou", "precision", "recall", "dice_pooled", "dice_fov", "dice_filled", "left_empty", "false_alarms")
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

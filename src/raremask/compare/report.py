@@ -12,7 +12,7 @@ from raremask import BadInput, some, tables
 from raremask.compare import drawings, results
 from raremask.compare.document import Grid, Notes, Paragraph, Plot, Section, write
 from raremask.compare.objections import objections
-from raremask.compare.results import Run, Table
+from raremask.compare.results import BESIDE_EMPTY, Run, Table
 from raremask.compare.statistics import Estimate, Pair, cliques, estimate, pairs, ranks, resample
 from raremask.figures import Paint, Row, gallery
 from raremask.metrics.overlap import COUNTS, baselines, summary
@@ -26,6 +26,9 @@ SHOWN = {
     "dice_default": "Dice at 0.5",
     "iou": "IoU",
     "dice_fov": "Dice in view",
+    "dice_filled": "Dice, mask not empty",
+    "left_empty": "of those left empty",
+    "false_alarms": "empty masks painted on",
     "nsd": "surface Dice",
     "hd95": "HD95 (px)",
     "boundary_iou": "boundary IoU",
@@ -33,7 +36,7 @@ SHOWN = {
     "object_f1": "object F1",
     "ece": "ECE",
 }
-LOWER = {"hd95", "asd", "brier", "ece"}  # of which less is better
+LOWER = {"hd95", "asd", "brier", "ece", "left_empty", "false_alarms"}  # of which less is better
 BASELINES = ("bce_dice", "bce", "dice")  # the first of these that is there is what others are measured by
 PAINTED = 6  # losses, at most, beside each other in a picture
 IMAGES = 4  # on which they differ most
@@ -193,7 +196,9 @@ def _scores(runs: Sequence[Run], table: Table, metric: str) -> Grid:
     name = SHOWN.get(metric, metric)
     names = {metric: name, f"{metric}_default": f"{name} at 0.5"} | SHOWN  # what decides stands first
     columns = [column for column in names if any(column in row for run in runs for row in run.rows.values())]
-    laid = {column: results.table(runs, column, table.images).scores for column in columns}
+    if (table.foreground > 0).all():
+        columns = [column for column in columns if column not in BESIDE_EMPTY]
+    laid = {column: _of_the_same(results.table(runs, column, table.images).scores) for column in columns}
     rows = []
     for label in table.scores:
         mine = [run for run in runs if run.label == label]
@@ -217,6 +222,13 @@ def _scores(runs: Sequence[Run], table: Table, metric: str) -> Grid:
         rows.append([name, *(f"{scores[column]:.3f}" if column in scores else "-" for column in columns), *["-"] * 5])
     more = ["spread over seeds", "collapsed or failed", "time", "host memory", "lost at threshold ± 0.1"]
     return Grid(["", *(names[column] for column in columns), *more], rows)
+
+
+def _of_the_same(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Leave an image out for all if a run has no score of it: an empty mask left empty has none, one painted has."""
+    known = [values for values in scores.values() if np.isfinite(values).any()]
+    lacking = np.any([np.isnan(values).any(axis=0) for values in known], axis=0)
+    return {label: np.where(lacking, np.nan, values) for label, values in scores.items()}
 
 
 def _floor(runs: Sequence[Run], table: Table) -> dict[str, dict[str, float]]:

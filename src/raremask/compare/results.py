@@ -27,6 +27,7 @@ NOT_A_METHOD = (
 )
 BUDGET = ("trainer.max_epochs", "dataset.size", "dataset.batch_size", "dataset.draws")  # what should be equal
 NO_SCORES = ("image", "group", "foreground", "objects", *COUNTS)  # columns of the tables, also with a suffix
+BESIDE_EMPTY = ("dice_filled", "left_empty", "false_alarms")  # scores that are of interest where masks are empty
 CHOICES = ("dataset", "model", "loss", "second_loss", "augment", "optimizer", "scheduler", "callbacks", "experiment")
 
 
@@ -156,7 +157,7 @@ def _read(folder: Path) -> Run:
         fold=config["split"]["fold"],
         state=facts["state"],
         reason=facts.get("reason", ""),
-        rows={row["image"]: row for row in read_table(folder / "per_image_test.csv")} if done else {},
+        rows={row["image"]: row for row in _scored(folder / "per_image_test.csv")} if done else {},
         history=read_table(folder / "metrics.csv") if (folder / "metrics.csv").is_file() else [],
         selection=json.loads((folder / "selection.json").read_text()) if done else {},
         facts=facts,
@@ -164,6 +165,18 @@ def _read(folder: Path) -> Run:
         split=hashlib.sha256(split.read_bytes()).hexdigest()[:12] if split.is_file() else "",
         leaks=(folder / "leaks.csv").is_file(),
     )
+
+
+def _scored(path: Path) -> list[dict[str, Any]]:
+    """Rows of a table of scores; where masks are empty, also what that hides: see :func:`summary`, of each image."""
+    rows = read_table(path)
+    if all(row["foreground"] > 0 for row in rows):
+        return rows
+    for row in rows:
+        filled, painted = row["foreground"] > 0, row["tp"] + row["fp"] > 0
+        said = (row["dice"], float(not painted), math.nan) if filled else (math.nan, math.nan, float(painted))
+        row |= dict(zip(BESIDE_EMPTY, said, strict=True))
+    return rows
 
 
 def _is_method(key: str) -> bool:
@@ -193,6 +206,10 @@ def labelled(runs: Sequence[Run]) -> list[Run]:
         parts = [run.settings["loss"]] if "loss" in run.settings and (len(losses) > 1 or not differ) else []
         parts += [f"{key}={short[key][run.settings[key]]}" for key in differ if key in run.settings]
         named.append(replace(run, label=" ".join(parts) or run.settings.get("loss", "run")))
+    if max(Counter((run.label, run.seed, run.fold) for run in named).values()) > 1:  # a longer training beside it?
+        lengths = {run.budget["trainer.max_epochs"] for run in named}
+        if len(lengths) > 1:
+            return [replace(one, label=f"{one.label} max_epochs={one.budget['trainer.max_epochs']}") for one in named]
     return named
 
 

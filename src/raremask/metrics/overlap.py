@@ -123,8 +123,10 @@ def summary(counts: np.ndarray, empty: str = "one") -> dict[str, float]:
 
     Returns:
         The mean over images of each score under its plain name; Dice and IoU of all pixels pooled as `dice_pooled` and
-        `iou_pooled`; the share of foreground pixels as `foreground_predicted` and `foreground_true`. A mean over
-        nothing (all images skipped) is NaN.
+        `iou_pooled`; the share of foreground pixels as `foreground_predicted` and `foreground_true`. Where some masks
+        are empty, also what a mean over all hides: Dice of the others as `dice_filled`, which share of those was
+        `left_empty`, and on which share of the empty ones something was painted (`false_alarms`). A mean over nothing
+        (all images skipped) is NaN.
 
     >>> two = np.array([[10, 0, 0, 90], [0, 0, 10, 90]])  # one found, one missed
     >>> round(summary(two)["dice"], 3), round(summary(two)["dice_pooled"], 3)
@@ -135,6 +137,13 @@ def summary(counts: np.ndarray, empty: str = "one") -> dict[str, float]:
     for name, values in score(counts, empty).items():
         kept = values[~np.isnan(values)]
         means[name] = float(kept.mean()) if kept.size else float("nan")
+    filled, painted = counts[:, 0] + counts[:, 2] > 0, counts[:, 0] + counts[:, 1] > 0
+    if not filled.all():
+        means |= {
+            "dice_filled": float(score(counts[filled], empty)["dice"].mean()) if filled.any() else float("nan"),
+            "left_empty": float((~painted[filled]).mean()) if filled.any() else float("nan"),
+            "false_alarms": float(painted[~filled].mean()),
+        }
     pooled = score(counts.sum(axis=0), empty)
     tp, fp, fn, tn = counts.sum(axis=0)
     pixels = tp + fp + fn + tn
