@@ -72,7 +72,7 @@ def page() -> str:
 
 def made(path: Path) -> nn.Module:
     """Return a loss with 10 for every `auto`."""
-    return instantiate(OmegaConf.create(path.read_text().replace(": auto", ": 10.0")))
+    return instantiate(OmegaConf.create(path.read_text().replace(": auto", ": 10")))
 
 
 def cells(report: Report) -> list[str]:

@@ -107,14 +107,15 @@ def test_a_second_signal_does_not_wait_for_the_step():
 
 def test_the_weight_of_a_term_follows_from_the_epoch():
     loss = Sum({"dice": Dice(), "surface": Surface()}, {"dice": 1.0, "surface": 0.01})
-    grow = GrowingWeight("surface", start=0.01, step=0.02)
+    grow, module = GrowingWeight("surface", step=0.02), SimpleNamespace(loss=loss)
+    grow.on_fit_start(None, module)
     for epoch, weight in ((0, 0.01), (1, 0.03), (10, 0.21)):
-        grow.on_train_epoch_start(SimpleNamespace(current_epoch=epoch), SimpleNamespace(loss=loss))
+        grow.on_train_epoch_start(SimpleNamespace(current_epoch=epoch), module)
         assert loss.weights == {"dice": 1.0, "surface": pytest.approx(weight)}
     with pytest.raises(BadInput, match="term=focal: this loss has no such term; it has: dice, surface"):
-        GrowingWeight("focal").on_train_epoch_start(SimpleNamespace(current_epoch=0), SimpleNamespace(loss=loss))
+        GrowingWeight("focal").on_fit_start(None, module)
     with pytest.raises(BadInput, match="it has: none"):
-        GrowingWeight("focal").on_train_epoch_start(SimpleNamespace(current_epoch=0), SimpleNamespace(loss=Dice()))
+        GrowingWeight("focal").on_fit_start(None, SimpleNamespace(loss=Dice()))
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,8 @@ def composed(tmp_path):
 class SplitOf:
     """Stands for data whose training split says this."""
 
-    def __init__(self, imbalance: float = 9.0, thickness: float = 16.0):
-        self.said = SimpleNamespace(imbalance=imbalance, thickness=thickness)
+    def __init__(self, imbalance: float = 9.0, thickness: float = 16.0, radius: float = 4.0):
+        self.said = SimpleNamespace(imbalance=imbalance, thickness=thickness, radius=radius)
 
     def training_foreground(self) -> SimpleNamespace:
         return self.said
@@ -96,7 +96,7 @@ def test_a_choice_spells_every_argument_of_what_it_makes_and_can_be_made(compose
 
 
 def can_be_made(group: str, config: DictConfig) -> None:
-    fill_auto(config, SplitOf(imbalance=5.0))
+    fill_auto(config, SplitOf(imbalance=5.0, radius=4.0))
     if group == "model" and "encoder_weights" in config.model:
         config.model.encoder_weights = None  # tests download nothing
     if group in ("callbacks", "logger"):
@@ -174,6 +174,9 @@ def test_auto_fills_only_what_is_left_to_it(composed):
     config = composed("loss=boundary_dou", "loss.terms.boundary_gaussian.sigma=auto")
     fill_auto(config, SplitOf(thickness=64.0))
     assert instantiate(config.loss).terms["boundary_gaussian"].sigma == 4.0
+    config = composed("loss=cldice")
+    assert fill_auto(config, SplitOf(radius=6.1)) == {"loss.terms.cldice.iterations": 7}
+    assert instantiate(config.loss).terms["cldice"].iterations == 7
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,7 @@ def test_a_padded_dataset_serves_proportions_black_around_and_native_masks(tmp_p
     assert sample["image"][..., :12].sum() == sample["image"][..., 52:].sum() == 0
     assert sample["image"][..., 12:52].min(dim=0).values.max() > 0
     assert sample["native_mask"].shape == (1, 24, 30)
-    native = to_native(sample["mask"][None], (24, 30), sample["box"]) > 0.5
+    native = to_native(sample["mask"][None].float(), (24, 30), sample["box"]) > 0.5
     assert (native[0] != sample["native_mask"]).float().mean() < 0.05
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from raremask.inference import VIEWS, Predictor, predict, sharing_cores
+from raremask.inference import VIEWS, Predictor, predict, sharing_cores, to_native
 
 
 class Pixelwise(nn.Module):
@@ -124,6 +124,15 @@ def test_a_prediction_is_in_float32_whatever_the_training_s_precision():
 def test_impossible_predictions_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Predictor(*arguments)
+
+
+def test_what_is_made_smaller_keeps_what_is_thin():
+    stripes = torch.zeros(1, 1, 512, 512)
+    for first in range(4):
+        stripes.zero_()[..., first::4] = 1
+        smaller = to_native(stripes, (128, 128), (0, 0, 512, 512))
+        assert smaller.mean() == pytest.approx(0.25, abs=0.01)
+        assert smaller.min() > 0.1
 
 
 @pytest.mark.parametrize(("images", "cores", "threads"), [(1, 4, 1), (2, 4, 2), (3, 4, 3), (9, 4, 4), (0, 1, 1)])

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from scipy import ndimage
 from skimage.morphology import thin
 
+from raremask.data.base import Foreground
 from raremask.losses import check_loss
 from raremask.losses.adaptive import Dynamit
 from raremask.losses.boundary import BoundaryGaussian, DoU, HausdorffDT, Structure, Surface
@@ -41,6 +42,8 @@ def configured(name: str) -> torch.nn.Module:
     for node in (config, *config.get("terms", {}).values()):
         if node.get("pos_weight") == "auto":
             node.pos_weight = 7.0
+        if node.get("iterations") == "auto":
+            node.iterations = 3
     return instantiate(config)
 
 
@@ -761,6 +764,17 @@ def test_what_auto_makes_of_the_imbalance(imbalance, pos_weight, beta):
     assert WeightedBCE.auto(split) == {"pos_weight": pos_weight}
     assert Tversky.auto(split) == pytest.approx({"alpha": 1 - beta, "beta": beta})
     assert FocalTversky.auto(split) == Tversky.auto(split)
+
+
+def test_with_enough_erosions_cldice_sees_a_gap_in_a_thick_bar():
+    mask = torch.zeros(1, 1, 60, 100)
+    mask[..., 20:40, 10:90] = 1  # 20 pixels thick
+    painted = mask.clone()
+    painted[..., 45:55] = 0
+    found = ClDice.auto(Foreground([mask[0, 0].byte().numpy()]))
+    assert found == {"iterations": 10}
+    assert ClDice(iterations=3)(200 * painted - 100, mask) == 0  # no skeleton is left of it
+    assert ClDice(**found)(200 * painted - 100, mask) > 0.02
 
 
 def test_what_auto_makes_of_the_thickness():

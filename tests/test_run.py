@@ -146,6 +146,8 @@ def test_threshold_views_and_postprocessing_are_chosen_on_validation_and_written
     folder, done = run
     facts = json.loads((folder / "selection.json").read_text())
     counts = read_counts(folder / "per_image_val.csv")
+    dice = [row["val/dice"] for row in read_table(folder / "metrics.csv")]
+    assert facts["epoch"] == dice.index(max(dice))
     assert facts["value"] == pytest.approx(summary(counts[""])["dice"])
     assert facts["default"] == pytest.approx(summary(counts["_default"])["dice"])
     assert facts["value"] >= facts["default"]
@@ -215,6 +217,16 @@ def test_masks_are_predicted_for_any_image_at_its_own_size(run, command, tmp_pat
             assert (probability[mask > 0] > selection["threshold"] - 1e-4).all()
         assert np.asarray(Image.open(out / f"{index + 8}_overlay.png")).shape == (height, 52, 3)
     assert not list(out.glob(".*"))
+
+
+def test_masks_beside_their_images_are_not_predicted(run, command, tmp_path):
+    source, out = new_images(tmp_path / "new"), tmp_path / "out"
+    for file in sorted(source.iterdir())[:2]:
+        shutil.copy(file, source / f"{file.stem}_mask.png")
+    shutil.copy(file, source / "lonely_mask.png")  # of no image: it may be one
+    with pytest.warns(UserWarning, match=r"2 files in .*new are called like masks of others"):
+        command("predict.py", f"run={run[0]}", f"images={source}", f"out={out}")
+    assert sorted(path.stem for path in out.iterdir()) == ["10", "11", "8", "9", "lonely_mask"]
 
 
 def painted(folder: Path) -> dict[str, int]:

@@ -122,11 +122,15 @@ def to_native(probability: Tensor, size: tuple[int, int], box: tuple[int, int, i
         box: Top, left, height and width of the picture within `(H, W)`; what is outside is padding, and cut off.
 
     Returns:
-        `(B, 1, height, width)`, bilinear between the pixels' centres.
+        `(B, 1, height, width)`, bilinear between the pixels' centres; where it shrinks, the mean of the pixels that
+        come together, or thin structures would fall between the points.
     """
     top, left, height, width = box
     probability = probability[..., top : top + height, left : left + width]
-    if probability.shape[-2:] == tuple(size):
+    smaller = min(height, size[0]), min(width, size[1])
+    if smaller != (height, width):
+        probability = F.adaptive_avg_pool2d(probability, smaller)
+    if smaller == tuple(size):
         return probability
     return F.interpolate(probability, size=tuple(size), mode="bilinear", align_corners=False)
 

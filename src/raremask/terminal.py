@@ -22,6 +22,7 @@ from raremask.collapse import collapse
 from raremask.data.base import ImageMaskData
 from raremask.data.samples import as_floats, collate
 from raremask.errors import plain_warnings
+from raremask.losses.overlap import Overlap
 from raremask.module import Segmenter
 from raremask.runfolder import beside_baselines, format_scores, read_counts
 from raremask.scoring import Judged, load_choice, looks_at_test
@@ -48,17 +49,19 @@ def quieten() -> None:
 
 @rank_zero_only
 def warn_of_empty_masks(loss: nn.Module, share: float) -> None:
-    """Warn of a loss that learns nothing from empty masks, if many are.
+    """Warn of a loss that learns nothing from empty masks, or hardly anything, if many are.
 
     Args:
         loss: The loss.
         share: Of the training masks that are empty, in [0, 1].
     """
-    if share > MANY_EMPTY and not getattr(loss, "learns_from_empty", True):
+    learns = getattr(loss, "learns_from_empty", True)
+    hardly = isinstance(loss, Overlap)  # its gradient is a fiftieth of cross-entropy's or less in images of 128x128
+    if share > MANY_EMPTY and (hardly or not learns):
         warnings.warn(
             f"{share:.0%} of the training masks are empty, and a batch without foreground (for losses per image, an "
-            f"image) teaches {type(loss).__name__} nothing: false positives cost nothing there. Compare with "
-            "loss=bce_dice, which does learn from it.",
+            f"image) teaches {type(loss).__name__} {'next to ' * learns}nothing: false positives cost "
+            f"{'little' if learns else 'nothing'} there. Compare with loss=bce_dice, which does learn from it.",
             stacklevel=3,
         )
 

@@ -36,7 +36,7 @@ from raremask.data.samples import (
     process,
 )
 from raremask.data.splits import SPLITS, Split
-from raremask.distances import thickness
+from raremask.distances import distance_to_other_class, thickness
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,12 @@ class Foreground:
         if each.isnan().all():
             raise BadInput("no training mask has both foreground and background, so `auto` has nothing to go by.")
         return float(each.nanmean())
+
+    @cached_property
+    def radius(self) -> float:
+        """Largest distance in pixels of a foreground pixel to the background of its image; 0 without any."""
+        each = (torch.from_numpy(mask)[None, None] for mask in self._drawn)
+        return max(float((distance_to_other_class(mask) * mask).max()) for mask in each)
 
 
 class ImageMaskData(LightningDataModule):

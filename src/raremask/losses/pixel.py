@@ -21,6 +21,10 @@ class Foreground(Protocol):
     def thickness(self) -> float:
         """Mean thickness of the foreground in pixels, see :func:`raremask.distances.thickness`."""
 
+    @property
+    def radius(self) -> float:
+        """Largest distance in pixels of a foreground pixel to the background of its image."""
+
 
 def full_precision(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Bring both to the logits' own float type, but float32 at least: sums over an image overflow float16.

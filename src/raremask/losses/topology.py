@@ -1,11 +1,13 @@
 """Losses that look at what is connected with what: the skeletons of thin objects."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from raremask import masks
 from raremask.losses.overlap import EACH
-from raremask.losses.pixel import full_precision
+from raremask.losses.pixel import Foreground, full_precision
 
 
 class ClDice(nn.Module):
@@ -24,7 +26,8 @@ class ClDice(nn.Module):
 
     Args:
         iterations: Erosions of the skeletons: at least the largest radius in pixels (half the width) of an object, or
-            its middle is missed. The time grows with it.
+            its middle is missed, and all of the skeleton of a thick one. The time grows with it. In a config `auto`
+            stands for the largest radius in the training split: 8 on DRIVE at 584 x 565, but 94 on CVC at 288 x 384.
         smooth: s in pixels, more than 0.
 
     Raises:
@@ -46,6 +49,11 @@ class ClDice(nn.Module):
         if iterations < 1 or not smooth > 0:
             raise ValueError(f"iterations must be 1 or more, smooth more than 0; got {iterations} and {smooth}")
         self.iterations, self.smooth = iterations, smooth
+
+    @staticmethod
+    def auto(foreground: Foreground) -> dict[str, float]:
+        """Return `iterations` for a training split's :class:`~raremask.data.base.Foreground`."""
+        return {"iterations": max(1, math.ceil(foreground.radius))}
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the scalar loss of `logits` and `mask`, both `(B, 1, H, W)`."""
