@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -288,8 +289,19 @@ def _from_smp(
         raise BadInput(
             f"Could not get the ImageNet weights of {encoder}: {type(error).__name__}: {reason}\n"
             "Without a connection, set model.encoder_weights=null to train from scratch, or "
-            "model.encoder_weights=<file> with the encoder's state dict (.pth, .pt or .safetensors)."
+            "model.encoder_weights=<file> with the encoder's state dict (.pth, .pt or .safetensors)"
+            f"{_where(encoder, weights)}."
         ) from error
+
+
+def _where(encoder: str, weights: str | bool) -> str:
+    """Say where the weights lie, for who can fetch them elsewhere."""
+    if encoder.startswith("tu-"):
+        place = getattr(timm.get_pretrained_cfg(encoder.removeprefix("tu-")), "hf_hub_id", None)
+    else:
+        settings = smp.encoders.encoders[encoder]["pretrained_settings"]
+        place = settings.get(weights, {}).get("repo_id")
+    return f", such as model.safetensors of {place} on the Hugging Face hub" if place else ""
 
 
 def _unknown(key: str, value: str, known: list[str]) -> str:
