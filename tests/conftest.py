@@ -62,6 +62,16 @@ def colour(height=24, width=30):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def checkpoint(folder: Path, name: str) -> dict:
+    """The content of a checkpoint of a run."""
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def python(*arguments: str, **more) -> subprocess.CompletedProcess:
+    """Run a command as a user would, in a process of its own."""
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **more)
+
+
 class Trainings:
     """Commands that start in no time and may be killed, in a process of their own; see zygote.py.
 
@@ -122,6 +132,14 @@ def tried():
 
 def pytest_sessionfinish():
     RECORD.write()
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """One finished run that many tests look at: its folder, and what was printed."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    done = python(str(ROOT / "src" / "train.py"), *TINY, "augment=thesis", f"hydra.run.dir={folder}", check=True)
+    return folder, done
 
 
 @pytest.fixture

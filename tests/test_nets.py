@@ -166,9 +166,7 @@ def test_without_a_connection_the_message_says_how_to_go_on(monkeypatch):
     monkeypatch.setattr(nets.smp, "create_model", no_network)
     with pytest.raises(BadInput, match=r"model.encoder_weights=null to train from scratch, or model.encoder_weights=<"):
         EncoderDecoder(encoder="resnet34", encoder_weights="imagenet")
-    with pytest.raises(
-        BadInput, match=r"such as model.safetensors of smp-hub/resnet34.imagenet on the Hugging"
-    ):
+    with pytest.raises(BadInput, match=r"such as model.safetensors of smp-hub/resnet34.imagenet on the Hugging"):
         EncoderDecoder(encoder="resnet34", encoder_weights="imagenet")
     with pytest.raises(BadInput, match=r"such as model.safetensors of timm/tf_efficientnet_lite0.in1k on the"):
         EncoderDecoder(encoder="tu-tf_efficientnet_lite0", encoder_weights="imagenet")

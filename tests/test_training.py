@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,10 +13,9 @@ import torch
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from PIL import Image
-from scipy import ndimage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conftest import ROOT, TINY, saved
+from conftest import ROOT, TINY, checkpoint, python, saved
 from raremask import BadInput
 from raremask.building import build_trainer, load_config
 from raremask.checkpoints import BestOfStage, RunCheckpoint
@@ -26,7 +23,6 @@ from raremask.commandline import NEEDED, run_folder
 from raremask.data.phantom import Phantom
 from raremask.metrics.overlap import baselines, summary
 from raremask.runfolder import claimed, read_counts
-from raremask.runlengths import RunLengths
 from raremask.selection import Selection
 from raremask.tables import read_table
 from raremask.terminal import say_what_never_began
@@ -42,10 +38,6 @@ TWO_STAGE = (
 )
 
 
-def checkpoint(folder: Path, name: str) -> dict:
-    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
-
-
 def events(folder: Path) -> EventAccumulator:
     board = EventAccumulator(str(folder / "tensorboard"))
     board.Reload()
@@ -56,20 +48,7 @@ def state(folder: Path) -> dict:
     return json.loads((folder / "status.json").read_text())
 
 
-def python(*arguments: str, **more) -> subprocess.CompletedProcess:
-    """Run a command as a user would, in a process of its own."""
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **more)
-
-
 # --- one run and its folder -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """One finished run that several tests look at."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    done = python(str(ROOT / "src" / "train.py"), *TINY, "augment=thesis", f"hydra.run.dir={folder}", check=True)
-    return folder, done
 
 
 def test_a_run_leaves_behind_what_the_readme_promises(run):
@@ -189,266 +168,9 @@ def test_every_image_has_every_score(run):
     assert all(set(scores) <= row.keys() for row in rows)
 
 
-# --- predictions ------------------------------------------------------------------------------------------------------
-
-
-def new_images(root: Path, number: int = 4) -> Path:
-    """Images of several sizes and kinds, some of which cannot be read."""
-    data = Phantom("polyp", train=number, val=0, test=0, size=(60, 52), channels=3, batch_size=1)
-    for index, record in enumerate(data.records()):
-        image = data.arrays(record)[0]
-        saved(root / f"{index + 8}{('.png', '.tif', '.jpg', '.bmp')[index % 4]}", image[: 60 - 9 * index])
-    return root
-
-
-def test_masks_are_predicted_for_any_image_at_its_own_size(run, command, tmp_path, capsys):
-    source, out = new_images(tmp_path / "new"), tmp_path / "out"
-    command("predict.py", f"run={run[0]}", f"images={source}", f"out={out}", "probabilities=png", "overlays=true")
-    said = capsys.readouterr().out
-    assert said.startswith("1 network; threshold ")
-    assert "4 masks in " in said
-    selection = json.loads((run[0] / "selection.json").read_text())["selection"]
-    for index, height in enumerate((60, 51, 42, 33)):
-        mask = np.asarray(Image.open(out / f"{index + 8}.png"))
-        probability = np.asarray(Image.open(out / f"{index + 8}_probability.png")) / 65535
-        assert mask.shape == probability.shape == (height, 52)
-        assert set(np.unique(mask)) <= {0, 255}
-        if not selection["holes"]:
-            assert (probability[mask > 0] > selection["threshold"] - 1e-4).all()
-        assert np.asarray(Image.open(out / f"{index + 8}_overlay.png")).shape == (height, 52, 3)
-    assert not list(out.glob(".*"))
-
-
-def test_masks_beside_their_images_are_not_predicted(run, command, tmp_path):
-    source, out = new_images(tmp_path / "new"), tmp_path / "out"
-    for file in sorted(source.iterdir())[:2]:
-        shutil.copy(file, source / f"{file.stem}_mask.png")
-    shutil.copy(file, source / "lonely_mask.png")  # of no image: it may be one
-    with pytest.warns(UserWarning, match=r"2 files in .*new are called like masks of others"):
-        command("predict.py", f"run={run[0]}", f"images={source}", f"out={out}")
-    assert sorted(path.stem for path in out.iterdir()) == ["10", "11", "8", "9", "lonely_mask"]
-
-
-def painted(folder: Path) -> dict[str, int]:
-    """The number of pixels painted on each test image."""
-    return {row["image"]: row["tp"] + row["fp"] for row in read_table(folder / "per_image_test.csv")}
-
-
-@pytest.mark.parametrize("tiled", [False, True])
-def test_predictions_equal_those_of_evaluation(run, train, command, tmp_path, tiled):
-    folder = train("augment=thesis", "selection.tile=[16,16]", folder="tiled") if tiled else run[0]
-    assert not tiled or painted(folder) != painted(run[0])
-    data = Phantom(train=12, val=5, test=4, size=(48, 40), channels=3, batch_size=1)
-    tests = [record for record in data.records() if record.split == "test"]
-    for record in tests:
-        saved(tmp_path / "new" / f"{record.name}.png", data.arrays(record)[0])
-    command("predict.py", f"run={folder}", f"images={tmp_path / 'new'}", f"out={tmp_path / 'out'}")
-    masks = {path.stem: int((np.asarray(Image.open(path)) > 0).sum()) for path in (tmp_path / "out").iterdir()}
-    assert masks == painted(folder)
-    command("evaluate.py", f"run={folder}", "verify=true")
-
-
-def test_another_threshold_and_other_steps_may_be_asked_for(run, command, tmp_path):
-    source = new_images(tmp_path / "new", 1)
-    plain = (f"run={run[0]}", f"images={source}", "views=none", "postprocess=none")
-    command("predict.py", *plain, f"out={tmp_path / 'first'}", "probabilities=png", "threshold=0.5")
-    probability = np.asarray(Image.open(tmp_path / "first" / "8_probability.png")) / 65535
-    threshold = round(float(np.median(probability)), 3)
-    command("predict.py", *plain, f"out={tmp_path / 'higher'}", f"threshold={threshold}")
-    mask = np.asarray(Image.open(tmp_path / "higher" / "8.png")) > 0
-    sure = np.abs(probability - threshold) > 1e-4
-    assert np.array_equal(mask[sure], probability[sure] > threshold)
-    more = (*plain, f"out={tmp_path / 'largest'}", f"threshold={threshold}", "postprocess=largest_component")
-    command("predict.py", *more)
-    largest = np.asarray(Image.open(tmp_path / "largest" / "8.png")) > 0
-    labels, number = ndimage.label(mask, np.ones((3, 3)))
-    areas = np.bincount(labels[labels > 0])
-    assert number > 0
-    assert (int(largest.sum()), len(set(labels[largest]))) == (areas.max(), 1)
-    command("predict.py", *plain, f"out={tmp_path / 'flips'}", "views=flips", "probabilities=png", "threshold=0.5")
-    mirrored = np.asarray(Image.open(tmp_path / "flips" / "8_probability.png")) / 65535
-    assert np.abs(mirrored - probability).max() > 1e-3
-
-
-def test_a_broken_image_is_named_and_the_others_are_done(run, command, tmp_path, capsys):
-    source = new_images(tmp_path / "new")
-    (source / "1.png").write_text("no image")
-    with pytest.raises(SystemExit) as stopped:
-        command("predict.py", f"run={run[0]}", f"images={source}", f"out={tmp_path / 'out'}", "submission=nerve")
-    assert stopped.value.code == 1
-    assert "1 images could not be read, and have no mask and no row in submission.csv:\n  " in capsys.readouterr().err
-    assert len(list((tmp_path / "out").glob("*.png"))) == 4
-    lines = (tmp_path / "out" / "submission.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in lines] == ["img", "8", "9", "10", "11"]
-    first = RunLengths().read(lines[1].split(",")[1], (60, 52))
-    assert np.array_equal(first, np.asarray(Image.open(tmp_path / "out" / "8.png")) > 0)
-
-
-def test_nothing_is_predicted_over_what_is_there(run, command, tmp_path):
-    source, out = new_images(tmp_path / "new"), tmp_path / "out"
-    saved(out / "9.png", np.zeros((3, 3), np.uint8))
-    with pytest.raises(BadInput, match=r"9.png and 0 more are there; choose another out=, or overwrite=true"):
-        command("predict.py", f"run={run[0]}", f"images={source}", f"out={out}")
-    assert [path.name for path in out.iterdir()] == ["9.png"]
-    command("predict.py", f"run={run[0]}", f"images={source}", f"out={out}", "overwrite=true")
-    assert len(list(out.iterdir())) == 4
-
-
-def test_no_kind_of_result_is_written_over_or_shared(run, command, tmp_path):
-    source, out = new_images(tmp_path / "new", 1), tmp_path / "out"
-    saved(out / "8_overlay.png", np.zeros((3, 3), np.uint8))
-    with pytest.raises(BadInput, match=r"8_overlay.png and 0 more are there"):
-        command("predict.py", f"run={run[0]}", f"images={source}", f"out={out}", "overlays=true")
-    assert [path.name for path in out.iterdir()] == ["8_overlay.png"]
-    shutil.copy(source / "8.png", source / "8_overlay.png")
-    with pytest.raises(BadInput, match="or two results would share one"):
-        command("predict.py", f"run={run[0]}", f"images={source}", f"out={tmp_path / 'other'}", "overlays=true")
-
-
-def test_a_model_predicts_without_its_run_and_as_onnx(run, command, tmp_path):
-    shutil.copytree(run[0] / "model", tmp_path / "shipped")
-    model = tmp_path / "shipped"
-    export = [str(ROOT / "scripts" / "export.py"), f"run={model}", "format=onnx"]
-    done = python(*export, env=os.environ | {"PYTHONPATH": "src"}, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert "largest difference of a probability: " in done.stdout
-    assert "is there already" in python(*export, env=os.environ | {"PYTHONPATH": "src"}, cwd=ROOT).stderr
-    source = new_images(tmp_path / "new")
-    masks = {}
-    for name, place in (("run", run[0]), ("model", model), ("onnx", model / "model.onnx")):
-        command("predict.py", f"run={place}", f"images={source}", f"out={tmp_path / name}", "probabilities=png")
-        masks[name] = [np.asarray(Image.open(tmp_path / name / f"{index}_probability.png")) for index in range(8, 12)]
-    for index in range(4):
-        assert np.array_equal(masks["run"][index], masks["model"][index])
-        assert np.abs(masks["run"][index].astype(int) - masks["onnx"][index]).max() <= 1
-
-
-def test_images_are_never_written_over_and_old_masks_of_broken_ones_go(run, command, tmp_path):
-    source, out = new_images(tmp_path / "new"), tmp_path / "out"
-    with pytest.raises(BadInput, match="the masks would be written over the images"):
-        command("predict.py", f"run={run[0]}", f"images={source}", f"out={source}", "overwrite=true")
-    command("predict.py", f"run={run[0]}", f"images={source}", f"out={out}")
-    (source / "8.png").write_text("broken since")
-    with pytest.raises(SystemExit):
-        command("predict.py", f"run={run[0]}", f"images={source}", f"out={out}", "overwrite=true")
-    assert sorted(path.name for path in out.iterdir()) == ["10.png", "11.png", "9.png"]
-
-
-def test_several_runs_are_averaged_and_must_go_together(run, train, command, tmp_path, capsys):
-    other = train("seed=7", folder="other")
-    source = new_images(tmp_path / "new", 1)
-    for name, runs in (("one", run[0]), ("other", other), ("both", f"[{run[0]},{other}]")):
-        settings = ("probabilities=npz", "views=none", "threshold=0.5", "postprocess=none")
-        command("predict.py", f"run={runs}", f"images={source}", f"out={tmp_path / name}", *settings)
-    one, two, both = (
-        np.load(tmp_path / name / "8_probability.npz")["probability"].astype(float) for name in ("one", "other", "both")
-    )
-    assert np.abs((one + two) / 2 - both).max() < 2e-3
-    padded = train("dataset.resize=pad", folder="padded")
-    with pytest.raises(BadInput, match=r"runs that predict together must have the same dataset.size, resize"):
-        command("predict.py", f"run=[{run[0]},{padded}]", f"images={source}", f"out={tmp_path / 'none'}")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("images=nowhere", "out=x"), "images=nowhere: name a folder of images"),
-        (("images=.",), "Where should the masks go"),
-        (("images=.", "out=x", "probabilities=jpg"), "must be png, npz or null"),
-        (("images=.", "out=x", "threshold=1.5"), "must be a number from 0 to below 1"),
-        (("images=.", "out=x", "threshold=abc"), "must be a number from 0 to below 1"),
-        (("images=.", "out=x", "views=flip"), "Did you mean flips"),
-        (("images=.", "out=x", "device=gpu"), "must be one of auto, cpu, cuda"),
-        (("images=.", "out=x", "run=[]"), "Which run"),
-        (("images=.", "out=x", "run=[a,a]"), "A run is named twice"),
-        (("images=.", "out=x", "run=[{0},{0.parent}]"), "A run is named twice"),
-        (("images=.", "out=x", "run=2018"), "2018 is not the folder of a run"),
-        (("images=.", "out=x", "run=."), "neither the folder of a run, nor of a model"),
-    ],
-)
-def test_a_prediction_that_cannot_be_made_is_refused(run, command, arguments, message):
-    with pytest.raises(BadInput, match=message):
-        command("predict.py", f"run={run[0]}", *(argument.format(run[0]) for argument in arguments))
-
-
 def test_last_really_is_the_last_epoch(run):
     folder, _ = run
     assert checkpoint(folder, "last")["epoch"] == 1
-
-
-def test_evaluate_gives_the_same_numbers(run, command, capsys):
-    folder, _ = run
-    before = (folder / "per_image_test.csv").read_text()
-    command("evaluate.py", f"run={folder}")
-    assert (folder / "per_image_test.csv").read_text() == before
-    assert "Largest change of a score against per_image_test.csv: 0\n" in capsys.readouterr().out
-    assert not list(folder.glob("*_again.csv"))
-
-
-def test_evaluate_leaves_the_run_s_own_table_and_warns_if_it_finds_another(run, command, tmp_path):
-    folder = tmp_path / "changed"
-    shutil.copytree(run[0], folder)
-    table = folder / "per_image_test.csv"
-    claimed = table.read_text().replace("test_0001", "test_1001")
-    table.write_text(claimed)
-    with pytest.warns(UserWarning, match="The scores differ from the run's own"):
-        command("evaluate.py", f"run={folder}")
-    assert table.read_text() == claimed
-    assert (folder / "per_image_test_again.csv").read_text() == (run[0] / "per_image_test.csv").read_text()
-
-
-def test_several_runs_are_scored_side_by_side_and_averaged(run, train, command, tmp_path, capsys):
-    other = train("seed=7", folder="other")
-    capsys.readouterr()
-    first, out = tmp_path / "first", tmp_path / "out"
-    shutil.copytree(run[0], first)
-    uses = [json.loads((folder / "selection.json").read_text())["test_uses"] for folder in (first, other)]
-    command("evaluate.py", f"run=[{first},{other}]", f"out={out}")
-    said = capsys.readouterr().out
-    table = said[said.index("Side by side on test") :].splitlines()
-    assert [line.split("  ")[0] for line in table[2:7]] == [
-        "bce_dice 42",
-        "bce_dice 7",
-        "averaged",
-        "all background",
-        "all foreground",
-    ]
-    counts = read_counts(out / "per_image_test.csv")[""]
-    assert float(table[4].split()[1]) == pytest.approx(summary(counts)["dice"], abs=1e-4)
-    for folder, before in zip((first, other), uses, strict=True):  # once by itself, once in the mean
-        assert json.loads((folder / "selection.json").read_text())["test_uses"] == before + 1
-
-    # what is averaged in evaluation is what predict.py would paint
-    data = Phantom(train=12, val=5, test=4, size=(48, 40), channels=3, batch_size=1)
-    for record in (record for record in data.records() if record.split == "test"):
-        saved(tmp_path / "new" / f"{record.name}.png", data.arrays(record)[0])
-    sweep = tmp_path / "sweep"  # its folder stands for its runs
-    sweep.mkdir()
-    first.rename(sweep / "first"), other.rename(sweep / "other")
-    command("predict.py", f"run={sweep}", f"images={tmp_path / 'new'}", f"out={tmp_path / 'painted'}")
-    painted = [int((np.asarray(Image.open(path)) > 0).sum()) for path in sorted((tmp_path / "painted").iterdir())]
-    assert painted == counts[:, :2].sum(axis=1).tolist()
-
-
-def test_the_same_images_are_drawn_under_several_runs(run, train, command, tmp_path, capsys):
-    other = train("loss=dynamit", "dataset.resize=pad", folder="other")
-    look = ("figure=comparison", "figures.palette=colour_blind", "figures.contours=true")
-    command("evaluate.py", f"run=[{run[0]},{other}]", f"out={tmp_path / 'out'}", *look)
-    said = capsys.readouterr().out
-    assert "Not averaged: the runs differ in dataset.size" in said
-    with Image.open(tmp_path / "out" / "comparison.png") as picture:
-        assert picture.size[0] > 800
-    with pytest.raises(BadInput, match=r"images: there is no first in test; it begins with test_0000"):
-        command("evaluate.py", f"run={run[0]}", "figure=comparison", "images=[first]", f"out={tmp_path / 'out'}")
-
-
-def test_runs_of_other_splits_are_neither_compared_nor_averaged(run, train, command):
-    other = train("dataset.test=5", folder="other")
-    with pytest.raises(BadInput, match=r"have only 4 of 5 test images"):
-        command("evaluate.py", f"run=[{run[0]},{other}]")
-    namesakes = train("dataset.data_seed=7", folder="namesakes")
-    with pytest.raises(BadInput, match=r"have only 0 of 8 test images"):
-        command("evaluate.py", f"run=[{run[0]},{namesakes}]")
 
 
 @pytest.mark.filterwarnings("ignore:.*masks of images with foreground are empty")  # of the training
@@ -465,28 +187,6 @@ def test_a_network_that_paints_nothing_is_named_and_an_empty_mask_scores_as_set(
     rows = read_table(folder / "per_image_test.csv")
     assert {row.get("dice") for row in rows if row["tp"] + row["fn"] == 0} == scored
     assert {row["dice"] for row in rows if row["tp"] + row["fn"]} == {0.0}
-
-
-def test_evaluate_names_the_checkpoints_that_there_are(run, command):
-    folder, _ = run
-    with pytest.raises(BadInput, match="Checkpoints in this run: best, last"):
-        command("evaluate.py", f"run={folder}", "checkpoint=first")
-    command("evaluate.py", f"run={folder}", "checkpoint=last", "split=val", "trainer=cpu")
-    assert (folder / "per_image_val_last.csv").is_file()
-
-
-def test_for_another_checkpoint_threshold_and_postprocessing_are_chosen_anew(train, command, capsys):
-    folder = train("trainer.max_epochs=1")
-    weights = checkpoint(folder, "last")
-    weights["state_dict"]["net.head.bias"][:] = 50  # everything, whatever the threshold, but for what is smaller
-    torch.save(weights, folder / "checkpoints" / "last.ckpt")
-    before = (folder / "selection.json").read_text()
-    capsys.readouterr()
-    with pytest.warns(UserWarning, match=r"masks of images with foreground are white"):
-        command("evaluate.py", f"run={folder}", "checkpoint=last", "split=val")
-    assert "Chosen on validation for last.ckpt: threshold 0.5" in capsys.readouterr().out
-    assert (folder / "selection.json").read_text() == before
-    assert (read_counts(folder / "per_image_val_last.csv")[""][:, 2:] == 0).all()  # nothing is left out
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(run, command):
