@@ -34,6 +34,7 @@ def answer(tmp_path, *arguments, script="train.py"):
         (["loss=dice", "loss.smoth=2"], "loss.smoth is not a setting. Did you mean loss.smooth?"),
         (["trainer.max_epoch=3"], "trainer.max_epoch is not a setting. Did you mean trainer.max_epochs?"),
         (["los=dice"], "los is not a setting. Did you mean loss?"),
+        (["ckpt_path=last.ckpt"], "ckpt_path is not a setting. Did you mean resume?"),
         (["experiment=dem"], "experiment=dem is not there. Did you mean experiment=demo?"),
         (["monitor=val/dise"], "monitor=val/dise is not a score that is logged. Did you mean monitor=val/dice"),
         (["monitor=val/loss"], "The values of two losses, or of two stages, cannot be compared."),

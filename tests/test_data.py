@@ -455,6 +455,17 @@ def test_a_table_says_groups_and_splits(tmp_path):
     assert len(data.splits["test"]) == 2
 
 
+def test_a_table_names_the_pixels_that_count(tmp_path):
+    text = "image,mask,valid,split\n" + rows_of(",view.png,train", ",view.png,val", ",view.png,test")
+    view = square()
+    saved(tmp_path / "view.png", view)
+    data = own(tmp_path, pairs=pairs_table(tmp_path, text))
+    native = data.splits["test"].pictures[0].native_valid()
+    assert np.array_equal(native[0].numpy(), view > 0)
+    with pytest.raises(BadInput, match="line 3 has no valid"):
+        own(tmp_path, pairs=pairs_table(tmp_path, text.replace("view.png,val", ",val")))
+
+
 def test_a_group_of_a_table_is_never_divided(tmp_path):
     text = "image,mask,group\n" + rows_of(",a", ",a", ",b", ",b", ",c", ",c")
     data = own(tmp_path, pairs=pairs_table(tmp_path, text))
@@ -465,8 +476,8 @@ def test_a_group_of_a_table_is_never_divided(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("picture,mask\n", "columns must be image, mask and perhaps group, split; got picture, mask"),
-        ("image,mask\n" + rows_of("") + "images/x.jpg,\n", "line 3 needs an image and a mask"),
+        ("picture,mask\n", "columns must be image, mask and perhaps valid, group, split; got picture, mask"),
+        ("image,mask\n" + rows_of("") + "images/x.jpg,\n", "line 3 has no mask"),
         ("image,mask,mask\n" + rows_of(",a"), "a column stands there twice; got image, mask, mask"),
         ("image,mask\n" + rows_of(",a"), "line 2: cells 3, columns 2. A comma in a cell needs quotes"),
         ("image,mask\n" + rows_of("") * 2, "line 3: images/scan 0.jpg stands there twice"),

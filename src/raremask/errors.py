@@ -27,6 +27,8 @@ from raremask import BadInput, Fault, faults
 OURS = "RAREMASK_PLAIN_ERRORS"  # in the environment: that HYDRA_FULL_ERROR is set by us, not by the user
 #: Launchers of plugins, and the extra that brings each.
 LAUNCHERS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+#: What lightning-hydra-template calls our settings.
+ELSEWHERE = {"ckpt_path": "resume", "data": "dataset", "debug": "trainer=debug", "task_name": "sweep"}
 #: Groups of an entry point of which nothing is chosen at first: the config has no key for them.
 OPEN = {"predict": ("postprocess", "submission"), "evaluate": ("trainer",), "train": ("experiment",)}
 
@@ -136,6 +138,8 @@ def _unknown_key(error: OmegaConfBaseException) -> str:
         return f"Nothing is chosen from the group {key}, so nothing in it can be changed. Choose first: {key}=<choice>"
     close = difflib.get_close_matches(key, [*(str(sibling) for sibling in parent), *groups], n=2, cutoff=0.6)
     found = [prefix + sibling for sibling in close]
+    if not prefix and ELSEWHERE.get(key, "").partition("=")[0] in parent:
+        found = [ELSEWHERE[key]]
     if not found:
         root = parent._get_root()
         names: dict[str, list[str]] = {}

@@ -13,8 +13,9 @@ class Folder(ImageMaskData):
     """Two folders of images and masks, paired by name, or a CSV table of pairs.
 
     Names pair as :func:`~raremask.data.pairing.pairs` says. A table has the columns `image` and `mask`, and perhaps
-    `group` (images of one patient or video, never divided) and `split` (train, val or test; without val a fifth of the
-    training images validates). What has no split is drawn.
+    `valid` (a mask of the pixels that count, such as a field of view: scores are also given inside of it), `group`
+    (images of one patient or video, never divided) and `split` (train, val or test; without val a fifth of the training
+    images validates). What has no split is drawn.
 
     Args:
         images: Folder of the images; not used with a table.
@@ -59,6 +60,7 @@ class Folder(ImageMaskData):
                 group=row.get("group") or name,  # an image without a group is a group of its own
                 image=Path(row["image"]),
                 mask=Path(row["mask"]),
+                valid=Path(row["valid"]) if "valid" in row else None,
                 split=row.get("split") or None,
             )
             for name, row in zip(names, rows, strict=True)

@@ -77,39 +77,39 @@ def without_masks(pictures: Sequence[Path]) -> list[Path]:
 
 
 def table(path: Path) -> list[dict[str, str]]:
-    """Read a CSV table of pairs: columns `image` and `mask`, perhaps `group` and `split`; paths from its own folder.
+    """Read a CSV table of pairs: columns `image` and `mask`, perhaps `valid`, `group` and `split`.
 
     Args:
-        path: The table, UTF-8. Spaces around a cell are none of it, unless a file is called so.
+        path: The table, UTF-8; files are named from its own folder. Spaces around a cell are none of it, unless a file
+            is called so.
 
     Returns:
-        A row for each pair; `image` and `mask` as full paths, `name` as the image is written in the table.
+        A row for each pair; files as full paths, `name` as the image is written in the table.
 
     Raises:
-        BadInput: If the table cannot be read, has other columns, a row without image or mask, or an image twice.
+        BadInput: If the table cannot be read, has other columns, a row without one of its files, or an image twice.
     """
-    rows = read_csv(path, needed=("image", "mask"), perhaps=("group", "split"))
+    rows = read_csv(path, needed=("image", "mask"), perhaps=("valid", "group", "split"))
+    files = [column for column in ("image", "mask", "valid") if column in rows[0]]
     problems, seen = [], set()
     for number, row in enumerate(rows, start=2):
-        if "\0" in row["image"] + row["mask"]:
+        if any("\0" in row[column] for column in files):
             problems.append(f"line {number}: no file can have a name with a null byte")
             continue
-        for column in ("image", "mask"):
+        for column in files:
             row[column] = _as_it_is_there(path.parent, row[column])
         for column, cell in row.items():  # "p1 " and "p1" are one patient
             bare = cell.strip()
-            if bare != cell and (column not in ("image", "mask") or not (path.parent / cell).is_file()):
+            if bare != cell and (column not in files or not (path.parent / cell).is_file()):
                 row[column] = bare
         file = (path.parent / row["image"]).resolve()
-        if not row["image"] or not row["mask"]:
-            problems.append(f"line {number} needs an image and a mask")
+        if missing := [column for column in files if not row[column]]:
+            problems.append(f"line {number} has no {' and no '.join(missing)}")
         elif file in seen:
             problems.append(f"line {number}: {row['image']} stands there twice")
         seen.add(file)
     _refuse(problems, f"{path} cannot be used")
-    return [
-        row | {"name": row["image"]} | {key: str(path.parent / row[key]) for key in ("image", "mask")} for row in rows
-    ]
+    return [row | {"name": row["image"]} | {key: str(path.parent / row[key]) for key in files} for row in rows]
 
 
 def read_csv(path: Path, needed: Sequence[str] = (), perhaps: Sequence[str] | None = None) -> list[dict[str, str]]:
