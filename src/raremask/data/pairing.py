@@ -90,7 +90,7 @@ def table(path: Path) -> list[dict[str, str]]:
         BadInput: If the table cannot be read, has other columns, a row without one of its files, or an image twice.
     """
     rows = read_csv(path, needed=("image", "mask"), perhaps=("valid", "group", "split"))
-    files = [column for column in ("image", "mask", "valid") if column in rows[0]]
+    files: list[str] = [column for column in ("image", "mask", "valid") if column in rows[0]]
     problems, seen = [], set()
     for number, row in enumerate(rows, start=2):
         if any("\0" in row[column] for column in files):
