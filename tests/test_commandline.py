@@ -96,6 +96,9 @@ def test_what_a_command_has_is_known_and_nothing_else(name):
     for group in groups.get(name, []):
         cfg[group] = {}
     commandline.check_names(cfg, name)
+    cfg.width, cfg.twice = 12, "${width}"
+    cfg[next(key for key in cfg if key not in ("width", "twice"))] = "${twice}"  # variables that are used
+    commandline.check_names(cfg, name)
     cfg.sead = 7
     with pytest.raises(BadInput, match=r"sead is not a setting of .*\nThere are: "):
         commandline.check_names(cfg, name)

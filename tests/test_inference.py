@@ -133,6 +133,11 @@ def test_what_is_made_smaller_keeps_what_is_thin():
         smaller = to_native(stripes, (128, 128), (0, 0, 512, 512))
         assert smaller.mean() == pytest.approx(0.25, abs=0.01)
         assert smaller.min() > 0.1
+    lines = torch.zeros(1, 1, 500, 500)
+    lines[..., 20:480:20, :] = lines[..., 21:480:20, :] = 1  # two pixels wide, and the network works at a little more
+    fitted = F.interpolate(lines, size=(512, 512), mode="nearest-exact")
+    painted = to_native(fitted, (500, 500), (0, 0, 512, 512)) > 0.5
+    assert 2 * (painted & (lines > 0)).sum() / (painted.sum() + lines.sum()) > 0.95
 
 
 @pytest.mark.parametrize(("images", "cores", "threads"), [(1, 4, 1), (2, 4, 2), (3, 4, 3), (9, 4, 4), (0, 1, 1)])

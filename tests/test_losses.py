@@ -775,6 +775,8 @@ def test_with_enough_erosions_cldice_sees_a_gap_in_a_thick_bar():
     assert found == {"iterations": 10}
     assert ClDice(iterations=3)(200 * painted - 100, mask) == 0  # no skeleton is left of it
     assert ClDice(**found)(200 * painted - 100, mask) > 0.02
+    with pytest.warns(UserWarning, match="is 60 pixels thick, so clDice erodes 30 times"):
+        assert ClDice.auto(Foreground([np.pad(np.ones((60, 200), np.uint8), 40)])) == {"iterations": 30}
 
 
 def test_what_auto_makes_of_the_thickness():

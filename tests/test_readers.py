@@ -240,6 +240,22 @@ def test_thin_structures_with_soft_edges_are_one_class(tmp_path):
     faint = lines(255, 255)
     faint[9, ::2] = 3  # an edge, however small its value
     assert read_mask(saved(tmp_path / "faint.png", faint)).sum() == 4 * 40 + 20
+    slip, coloured = lines(255, 255), lines((255, 255, 255), (255, 255, 255))
+    slip[20, 20], coloured[20, 20] = 1, (255, 0, 0)
+    assert read_mask(saved(tmp_path / "slip.png", slip)).sum() == 5 * 40
+    assert read_mask(saved(tmp_path / "coloured.png", coloured)).sum() == 5 * 40 + 1
+
+
+@pytest.mark.parametrize("quality", [90, 97, 98, 99, 100])
+def test_a_mask_that_was_a_jpeg_of_high_quality_is_read(tmp_path, quality):
+    for number in range(20):
+        place = np.random.default_rng(number)
+        mask = np.zeros((120, 160), np.uint8)
+        centre, axes = place.integers(30, 90, 2), place.integers(5, 30, 2)
+        cv2.ellipse(mask, centre.tolist(), axes.tolist(), float(place.integers(180)), 0, 360, 255, -1)
+        coded = cv2.imencode(".jpg", mask, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        decoded = cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE)
+        assert (read_mask(saved(tmp_path / "was.png", decoded)) != (mask > 0)).sum() < 20
 
 
 def test_what_compression_left_of_black_is_background(tmp_path):

@@ -98,16 +98,16 @@ class GrowingWeight(Callback):
     The epoch alone decides, so a resumed run and an unbroken one agree.
 
     Args:
-        term: The term's name. Its weight in the loss is that of the first epoch.
+        term: The term's name.
+        start: Its weight in the first epoch; None takes what it has in the loss.
         step: What each further epoch adds.
 
     Source:
         Kervadec et al. (2019), https://arxiv.org/abs/1812.07032: 0.01, and 0.01 more each epoch
     """
 
-    def __init__(self, term: str, step: float = 0.01):
-        self.term, self.step = term, step
-        self.start = 0.0
+    def __init__(self, term: str, start: float | None = None, step: float = 0.01):
+        self.term, self.start, self.step = term, start, step
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Take the weight to start from.
@@ -119,12 +119,13 @@ class GrowingWeight(Callback):
         if self.term not in weights:
             terms = ", ".join(weights) or "none"
             raise BadInput(f"callbacks.grow.term={self.term}: this loss has no such term; it has: {terms}.")
-        self.start = weights[self.term]
+        if self.start is None:
+            self.start = weights[self.term]
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Set the weight of this epoch; the loss of a second stage may have no such term."""
         weights = getattr(module.loss, "weights", {})
-        if self.term in weights:
+        if self.term in weights and self.start is not None:
             weights[self.term] = self.start + self.step * trainer.current_epoch
 
 

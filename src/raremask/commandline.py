@@ -127,13 +127,14 @@ def check(cfg: DictConfig) -> None:
 def check_names(cfg: DictConfig, command: str) -> None:
     """Refuse settings that nobody reads: Hydra takes any that a recipe names, or that are typed with a `+`.
 
-    What is inside a group is refused by the class that it is for.
+    A recipe may have variables of its own, if it uses them. What is inside a group is refused by the class that it is
+    for.
 
     Raises:
         BadInput: If there is one at the top of the config.
     """
-    known = _names(command)
-    if unknown := [str(key) for key in cfg if key not in known]:
+    known, text = _names(command), OmegaConf.to_yaml(cfg)
+    if unknown := [str(key) for key in cfg if key not in known and not re.search(rf"\$\{{{key}[.}}]", text)]:
         raise BadInput(
             f"{unknown[0]} is not a setting of {program(command)}.{meant(unknown[0], known)}\n"
             f"There are: {listed([key for key in known if key in cfg])}"

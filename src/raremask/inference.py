@@ -122,17 +122,16 @@ def to_native(probability: Tensor, size: tuple[int, int], box: tuple[int, int, i
         box: Top, left, height and width of the picture within `(H, W)`; what is outside is padding, and cut off.
 
     Returns:
-        `(B, 1, height, width)`, bilinear between the pixels' centres; where it shrinks, the mean of the pixels that
-        come together, or thin structures would fall between the points.
+        `(B, 1, height, width)`, bilinear between the pixels' centres; where it shrinks, a mean over the pixels around
+        them, or thin structures would fall between.
     """
     top, left, height, width = box
     probability = probability[..., top : top + height, left : left + width]
-    smaller = min(height, size[0]), min(width, size[1])
-    if smaller != (height, width):
-        probability = F.adaptive_avg_pool2d(probability, smaller)
-    if smaller == tuple(size):
+    if probability.shape[-2:] == tuple(size):
         return probability
-    return F.interpolate(probability, size=tuple(size), mode="bilinear", align_corners=False)
+    # not to a side of 1 pixel: there PyTorch 2.15 takes the first pixels for all
+    shrinks = min(size) > 1 and (size[0] < height or size[1] < width)
+    return F.interpolate(probability, size=tuple(size), mode="bilinear", align_corners=False, antialias=shrinks)
 
 
 @contextmanager

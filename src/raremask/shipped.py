@@ -34,8 +34,9 @@ output `logits`, (batch, 1, height, width): their sigmoid is the probability of 
 null): larger images are cut into windows of that size which overlap by half, blended with a Gaussian of an eighth \
 of the window. selection.views: flips is the mean over the image mirrored in both directions (4), turns also turned \
 by quarters (8), scales the flips at 0.75, 1 and 1.25 times the size (12). Cut off what was padded, bring the \
-probability to the size of the image's file (bilinear), take what is more than selection.threshold; then drop pieces \
-below min_area pixels, keep the largest piece, fill holes, as the selection says."""
+probability to the size of the image's file (bilinear, antialiased where it shrinks), take what is more than \
+selection.threshold; then drop pieces below min_area pixels, keep the largest piece, fill holes, as the selection \
+says."""
 
 
 @dataclass(frozen=True)

@@ -225,9 +225,12 @@ def _scores(runs: Sequence[Run], table: Table, metric: str) -> Grid:
 
 
 def _of_the_same(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Leave an image out for all if a run has no score of it: an empty mask left empty has none, one painted has."""
-    known = [values for values in scores.values() if np.isfinite(values).any()]
-    lacking = np.any([np.isnan(values).any(axis=0) for values in known], axis=0)
+    """Leave an image out for all if a run has no score of it: an empty mask left empty has none, one painted has.
+
+    A run that has none at all, for its table is an older one, takes nothing from the others.
+    """
+    known = [row for values in scores.values() for row in values if np.isfinite(row).any()]
+    lacking = np.any(np.isnan(known), axis=0)
     return {label: np.where(lacking, np.nan, values) for label, values in scores.items()}
 
 

@@ -168,10 +168,8 @@ def _read(folder: Path) -> Run:
 
 
 def _scored(path: Path) -> list[dict[str, Any]]:
-    """Rows of a table of scores; where masks are empty, also what that hides: see :func:`summary`, of each image."""
+    """Rows of a table of scores, and what empty masks hide: of each image what `summary` has of all."""
     rows = read_table(path)
-    if all(row["foreground"] > 0 for row in rows):
-        return rows
     for row in rows:
         filled, painted = row["foreground"] > 0, row["tp"] + row["fp"] > 0
         said = (row["dice"], float(not painted), math.nan) if filled else (math.nan, math.nan, float(painted))

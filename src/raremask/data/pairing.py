@@ -35,8 +35,8 @@ def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     """
     pictures, drawn = pictures_of(images), pictures_of(masks)
     if images.resolve() == masks.resolve():
+        pictures = [path for path in pictures if not path.stem.endswith(ENDINGS[1:])]
         drawn = [path for path in drawn if path.stem.endswith(ENDINGS[1:])]
-        pictures = [path for path in pictures if path not in drawn]
     problems = [*_alike(pictures), *_alike(drawn)]
     by_stem = {composed(path.stem): path for path in drawn}
     found = []
@@ -66,11 +66,12 @@ def without_masks(pictures: Sequence[Path]) -> list[Path]:
     """Leave out what is called like the mask of another of these images, and say so."""
     stems = {composed(path.stem) for path in pictures}
     marks = [(path, ending) for path in pictures for ending in ENDINGS[1:] if path.stem.endswith(ending)]
-    masks = [path for path, ending in marks if composed(path.stem).removesuffix(ending) in stems]
+    masks = {path: None for path, ending in marks if composed(path.stem).removesuffix(ending) in stems}
     if masks:
+        first = next(iter(masks))
         warnings.warn(
-            f"{len(masks)} files in {masks[0].parent} are called like masks of others, such as {masks[0].name}; they "
-            "are left out.",
+            f"{len(masks)} files in {first.parent} are called like masks of others, such as {first.name}; they are "
+            "left out.",
             stacklevel=4,
         )
     return [path for path in pictures if path not in masks]

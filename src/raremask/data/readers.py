@@ -1,6 +1,7 @@
 """Reads image and mask files, and says what is wrong with one that cannot be read."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,7 @@ SOFT = 1.25  # a mask whose foreground would grow by a quarter with another thre
 # Flat areas of these values are labels. Between them and black, and below white, CVC-ClinicDB has flat areas of what
 # compression left (9 to 23); where a file is a JPEG itself, small values are that too.
 LABELS, GRAYS = range(1, 9), range(32, 224)
-FEW = 8  # values in a file: so many steps of gray may be a soft edge, but 1 to 8 are none of them
+LINE = 0.01  # share of the foreground from which thin structures of a value are labels: less may be a slip of the pen
 COLOURS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 ORIENTATION = 274  # number of the tag, in EXIF and TIFF
 PLAIN = ("MINISWHITE", "MINISBLACK", "RGB", "PALETTE")  # what the numbers of a TIFF may stand for
@@ -80,7 +81,7 @@ def read_mask(path: Path, remarks: list[str] | None = None) -> np.ndarray:
     if pixels.ndim == 3:
         colours = ((pixels[..., :3] > half) * np.array([1, 2, 4])).sum(axis=2).astype(np.uint8)
         pure = not ((pixels[..., :3] > 0) & (pixels[..., :3] < 2 * half)).any()
-        several = {*_areas(colours), *(_lines(colours) if pure else ())} - {0}
+        several = {*_areas(colours), *(_lines(colours, range(1, 8)) if pure else ())} - {0}
         if len(several) > 1:
             names = ", ".join(COLOURS[number] for number in several)
             raise BadInput(f"{path}: areas of several colours ({names}); {ONE_CLASS}")
@@ -92,7 +93,8 @@ def read_mask(path: Path, remarks: list[str] | None = None) -> np.ndarray:
         step = np.iinfo(pixels.dtype).max // 255  # 1 of 8 bits, 257 of 16
         labels = () if _is_jpeg(path) else LABELS
         flat = [value for value in _areas(pixels) if value < brightest]
-        flat += [value for value in (_lines(pixels) if labels else ()) if value in labels and value not in flat]
+        if not ((pixels < brightest) & (pixels > brightest - max(LABELS) - 1)).any():  # compression leaves both ends
+            flat += [value for value in _lines(pixels, labels) if value not in flat]
         if grays := [value for value in flat if value in labels or value // step in (*labels, *GRAYS)]:
             values = ", ".join(map(str, [*grays[:5], brightest]))
             raise BadInput(f"{path}: areas of several values ({values}); {ONE_CLASS}")
@@ -124,19 +126,16 @@ def _areas(pixels: np.ndarray) -> list[int]:
     return np.unique(pixels[flat]).tolist()
 
 
-def _lines(pixels: np.ndarray) -> list[int]:
-    """Which values most of whose pixels touch none but 0 and themselves, where a file has few values.
+def _lines(pixels: np.ndarray, values: Sequence[int]) -> list[int]:
+    """Which of some values fill structures of their own, however thin: most of their pixels touch no other value but 0.
 
-    However thin, that is a structure of its own: the values of a soft edge lie between others.
+    The values of a soft edge lie between others.
     """
-    small = pixels[(pixels > 0) & (pixels <= max(LABELS))]
-    if not small.size or len(np.unique(pixels)) > FEW:
-        return []
     found = []
-    for value in np.unique(small).tolist():
-        others = ((pixels != 0) & (pixels != value)).astype(np.uint8)
-        beside = cv2.dilate(others, np.ones((3, 3), np.uint8))[pixels == value]
-        if beside.mean() < 0.5:
+    for value in np.intersect1d(pixels[(pixels > 0) & (pixels <= max(values, default=0))], values).tolist():
+        own, others = pixels == value, ((pixels != 0) & (pixels != value)).astype(np.uint8)
+        beside = cv2.dilate(others, np.ones((3, 3), np.uint8))[own]
+        if own.sum() >= LINE * np.count_nonzero(pixels) and beside.mean() < 0.5:
             found.append(value)
     return found
 

@@ -1,6 +1,7 @@
 """Losses that look at what is connected with what: the skeletons of thin objects."""
 
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 from raremask import masks
 from raremask.losses.overlap import EACH
 from raremask.losses.pixel import Foreground, full_precision
+
+THICK = 20  # erosions from which clDice deserves a word
 
 
 class ClDice(nn.Module):
@@ -52,8 +55,19 @@ class ClDice(nn.Module):
 
     @staticmethod
     def auto(foreground: Foreground) -> dict[str, float]:
-        """Return `iterations` for a training split's :class:`~raremask.data.base.Foreground`."""
-        return {"iterations": max(1, math.ceil(foreground.radius))}
+        """Return `iterations` for a training split's :class:`~raremask.data.base.Foreground`.
+
+        Of thick objects they are many, and slow; a warning says so.
+        """
+        iterations = max(1, math.ceil(foreground.radius))
+        if iterations > THICK:
+            warnings.warn(
+                f"The thickest object of the training masks is {2 * iterations} pixels thick, so clDice erodes "
+                f"{iterations} times, which takes long. It is for thin objects: take another loss, or fewer iterations "
+                "(with 3, what is thicker than 8 pixels has no skeleton).",
+                stacklevel=2,
+            )
+        return {"iterations": iterations}
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the scalar loss of `logits` and `mask`, both `(B, 1, H, W)`."""
