@@ -22,7 +22,6 @@ from raremask.collapse import collapse
 from raremask.data.base import ImageMaskData
 from raremask.data.samples import as_floats, collate
 from raremask.errors import plain_warnings
-from raremask.losses.overlap import Overlap
 from raremask.module import Segmenter
 from raremask.runfolder import beside_baselines, format_scores, read_counts
 from raremask.scoring import Judged, load_choice, looks_at_test
@@ -56,7 +55,7 @@ def warn_of_empty_masks(loss: nn.Module, share: float) -> None:
         share: Of the training masks that are empty, in [0, 1].
     """
     learns = getattr(loss, "learns_from_empty", True)
-    hardly = isinstance(loss, Overlap)  # its gradient is a fiftieth of cross-entropy's or less in images of 128x128
+    hardly = getattr(loss, "hardly_learns_from_empty", False)
     if share > MANY_EMPTY and (hardly or not learns):
         warnings.warn(
             f"{share:.0%} of the training masks are empty, and a batch without foreground (for losses per image, an "
