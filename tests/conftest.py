@@ -134,7 +134,7 @@ def pytest_sessionfinish():
     RECORD.write()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # tests of evaluation leave tables in it
 def run(tmp_path_factory):
     """One finished run that many tests look at: its folder, and what was printed."""
     folder = tmp_path_factory.mktemp("finished") / "run"

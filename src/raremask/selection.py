@@ -222,7 +222,7 @@ def convincing(values: np.ndarray, than: np.ndarray, groups: Sequence[str]) -> b
     True
     >>> convincing(np.array([0.9, 0.4, 0.5]), np.array([0.4, 0.5, 0.6]), "abc")  # one image against two
     False
-    >>> convincing(np.array([0.9, 0.9, 0.5]), np.array([0.4, 0.5, 0.6]), "abb")  # a patient against another
+    >>> convincing(np.array([0.6, 0.45, 0.55]), np.array([0.4, 0.5, 0.6]), "abb")  # a patient against another
     False
     >>> convincing(np.array([0.9]), np.array([0.4]), "a")
     False
