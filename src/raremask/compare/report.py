@@ -26,9 +26,9 @@ SHOWN = {
     "dice_default": "Dice at 0.5",
     "iou": "IoU",
     "dice_fov": "Dice in view",
-    "dice_filled": "Dice, mask not empty",
-    "left_empty": "of those left empty",
-    "false_alarms": "empty masks painted on",
+    "dice_filled": "Dice if not empty",
+    "left_empty": "left empty",
+    "false_alarms": "false alarms",
     "nsd": "surface Dice",
     "hd95": "HD95 (px)",
     "boundary_iou": "boundary IoU",
@@ -181,6 +181,11 @@ def _about(runs: Sequence[Run], table: Table) -> str:
     groups = len(set(table.groups.tolist()))
     policy = ", ".join(sorted({run.facts.get("empty", "?") for run in runs}))
     left = f" {table.empties} test images with an empty mask are left out." if table.empties else ""
+    if empty := int((table.foreground == 0).sum()):
+        left = (
+            f" {empty} masks are empty. Left empty: the share of the others on which nothing was painted; false "
+            "alarms: the share of the empty ones on which something was."
+        )
     return (
         f"{len(table.images)} test images of {groups} groups, {len(table.scores)} losses or settings, "
         f"{span_of_seeds} seed{'s' * (seeds != [1])} each. Threshold and post-processing of "
