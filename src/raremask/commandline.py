@@ -133,8 +133,10 @@ def check_names(cfg: DictConfig, command: str) -> None:
     Raises:
         BadInput: If there is one at the top of the config.
     """
-    known, text = _names(command), OmegaConf.to_yaml(cfg)
-    if unknown := [str(key) for key in cfg if key not in known and not re.search(rf"\$\{{{key}[.}}]", text)]:
+    known = _names(command)
+    others = [str(key) for key in cfg if key not in known]
+    used = set(re.findall(r"\$\{(\w+)", OmegaConf.to_yaml(cfg))) if others else set()
+    if unknown := [key for key in others if key not in used]:
         raise BadInput(
             f"{unknown[0]} is not a setting of {program(command)}.{meant(unknown[0], known)}\n"
             f"There are: {listed([key for key in known if key in cfg])}"
