@@ -151,6 +151,13 @@ def two_areas(first, second):
     return mask
 
 
+def lines(first, second):
+    """Two thin lines, far from each other."""
+    pixels = np.zeros((40, 40, *np.shape(first)), np.uint8)
+    pixels[8:10], pixels[30:33] = first, second
+    return pixels
+
+
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
@@ -160,6 +167,9 @@ def two_areas(first, second):
         (two_areas((255, 0, 0), (255, 255, 255)), r"areas of several colours \(red, white\)"),
         (two_areas(100, 255).astype(np.uint16) * 257, r"areas of several values \(25700, 65535\)"),
         (two_areas(np.uint16(3), 0).astype(np.uint16) + two_areas(0, 255) * np.uint16(257), r"values \(3, 65535\)"),
+        (lines(1, 255), r"areas of several values \(1, 255\)"),
+        (lines(2, 255), r"areas of several values \(2, 255\)"),
+        (lines((255, 0, 0), (0, 0, 255)), r"areas of several colours \(red, blue\)"),
         (two_areas(1, 2), "the brightest value is 2, but foreground must be 1 or more than 127"),
     ],
 )
@@ -209,26 +219,6 @@ def test_a_palette_of_several_classes_is_refused(tmp_path):
 def test_a_label_beside_an_ignore_label_is_refused(tmp_path):
     with pytest.raises(BadInput, match=r"areas of several values \(1, 255\)"):
         read_mask(saved(tmp_path / "void.png", two_areas(1, 255)))
-
-
-def lines(first, second):
-    """Two thin lines, far from each other."""
-    pixels = np.zeros((40, 40, *np.shape(first)), np.uint8)
-    pixels[8:10], pixels[30:33] = first, second
-    return pixels
-
-
-@pytest.mark.parametrize(
-    ("pixels", "message"),
-    [
-        (lines(1, 255), r"areas of several values \(1, 255\)"),
-        (lines(2, 255), r"areas of several values \(2, 255\)"),
-        (lines((255, 0, 0), (0, 0, 255)), r"areas of several colours \(red, blue\)"),
-    ],
-)
-def test_thin_structures_of_several_classes_are_refused(tmp_path, pixels, message):
-    with pytest.raises(BadInput, match=message):
-        read_mask(saved(tmp_path / "lines.png", pixels))
 
 
 def test_thin_structures_with_soft_edges_are_one_class(tmp_path):

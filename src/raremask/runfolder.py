@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raremask import BadInput, tables
-from raremask.metrics.overlap import COUNTS, baselines, score, summary
+from raremask.metrics.overlap import COUNTS, baselines, beside_empty, mean, score, summary
 from raremask.tables import TEXT, read_table
 
 try:
@@ -284,13 +284,19 @@ def read_counts(path: Path) -> dict[str, np.ndarray]:
 def summaries(counts: Mapping[str, np.ndarray], empty: str) -> dict[str, float]:
     """Summarise a split, with the scores inside the field of view under names that end in `_fov`.
 
+    Where some masks are empty, with what :func:`~raremask.metrics.overlap.beside_empty` has beside the means.
+
     Args:
         counts: `(n, 4)` pixel counts under `""`, and perhaps under `"_fov"`.
         empty: Policy for images whose mask and prediction are both empty.
     """
-    return {
-        f"{name}{suffix}": value for suffix, cells in counts.items() for name, value in summary(cells, empty).items()
-    }
+    found: dict[str, float] = {}
+    for suffix, cells in counts.items():
+        scores, more = summary(cells, empty), beside_empty(cells)
+        if np.isfinite(more["false_alarms"]).any():
+            scores |= {name: mean(values) for name, values in more.items()}
+        found |= {f"{name}{suffix}": value for name, value in scores.items()}
+    return found
 
 
 def largest_change(before: Path, after: Path) -> float:

@@ -12,11 +12,11 @@ from raremask import BadInput, some, tables
 from raremask.compare import drawings, results
 from raremask.compare.document import Grid, Notes, Paragraph, Plot, Section, write
 from raremask.compare.objections import objections
-from raremask.compare.results import BESIDE_EMPTY, Run, Table
+from raremask.compare.results import Run, Table
 from raremask.compare.statistics import Estimate, Pair, cliques, estimate, pairs, ranks, resample
 from raremask.figures import Paint, Row, gallery
-from raremask.metrics.overlap import COUNTS, baselines, summary
-from raremask.runfolder import write_text
+from raremask.metrics.overlap import COUNTS, baselines
+from raremask.runfolder import summaries, write_text
 from raremask.runlengths import RunLengths
 from raremask.tables import read_table
 
@@ -201,9 +201,9 @@ def _scores(runs: Sequence[Run], table: Table, metric: str) -> Grid:
     name = SHOWN.get(metric, metric)
     names = {metric: name, f"{metric}_default": f"{name} at 0.5"} | SHOWN  # what decides stands first
     columns = [column for column in names if any(column in row for run in runs for row in run.rows.values())]
-    if (table.foreground > 0).all():
-        columns = [column for column in columns if column not in BESIDE_EMPTY]
     laid = {column: _of_the_same(results.table(runs, column, table.images).scores) for column in columns}
+    if (table.foreground > 0).all():  # or there is nothing that they show
+        columns = [column for column in columns if column not in ("dice_filled", "left_empty", "false_alarms")]
     rows = []
     for label in table.scores:
         mine = [run for run in runs if run.label == label]
@@ -248,7 +248,7 @@ def _floor(runs: Sequence[Run], table: Table) -> dict[str, dict[str, float]]:
         counts = np.array([[rows[image][f"{name}{suffix}"] for name in COUNTS] for image in table.images])
         for name, cells in baselines(counts).items():
             if name in found:
-                found[name] |= {f"{key}{suffix}": value for key, value in summary(cells, empty).items()}
+                found[name] |= summaries({suffix: cells}, empty)
     return found
 
 

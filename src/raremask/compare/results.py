@@ -15,7 +15,7 @@ import yaml
 
 from raremask import BadInput
 from raremask.collapse import collapse
-from raremask.metrics.overlap import COUNTS, shares
+from raremask.metrics.overlap import COUNTS, beside_empty, shares
 from raremask.runfolder import MACHINE, QUIET, flat
 from raremask.tables import read_table
 
@@ -27,7 +27,6 @@ NOT_A_METHOD = (
 )
 BUDGET = ("trainer.max_epochs", "dataset.size", "dataset.batch_size", "dataset.draws")  # what should be equal
 NO_SCORES = ("image", "group", "foreground", "objects", *COUNTS)  # columns of the tables, also with a suffix
-BESIDE_EMPTY = ("dice_filled", "left_empty", "false_alarms")  # scores that are of interest where masks are empty
 CHOICES = ("dataset", "model", "loss", "second_loss", "augment", "optimizer", "scheduler", "callbacks", "experiment")
 
 
@@ -168,12 +167,11 @@ def _read(folder: Path) -> Run:
 
 
 def _scored(path: Path) -> list[dict[str, Any]]:
-    """Rows of a table of scores, and what empty masks hide: of each image what `summary` has of all."""
+    """Rows of a table of scores, with what empty masks hide."""
     rows = read_table(path)
-    for row in rows:
-        filled, painted = row["foreground"] > 0, row["tp"] + row["fp"] > 0
-        said = (row["dice"], float(not painted), math.nan) if filled else (math.nan, math.nan, float(painted))
-        row |= dict(zip(BESIDE_EMPTY, said, strict=True))
+    for name, values in beside_empty(np.array([[row[key] for key in COUNTS] for row in rows])).items():
+        for row, value in zip(rows, values.tolist(), strict=True):
+            row[name] = value
     return rows
 
 

@@ -123,27 +123,15 @@ def summary(counts: np.ndarray, empty: str = "one") -> dict[str, float]:
 
     Returns:
         The mean over images of each score under its plain name; Dice and IoU of all pixels pooled as `dice_pooled` and
-        `iou_pooled`; the share of foreground pixels as `foreground_predicted` and `foreground_true`. Where some masks
-        are empty, also what a mean over all hides: Dice of the others as `dice_filled`, which share of those was
-        `left_empty`, and on which share of the empty ones something was painted (`false_alarms`). A mean over nothing
-        (all images skipped) is NaN.
+        `iou_pooled`; the share of foreground pixels as `foreground_predicted` and `foreground_true`. A mean over
+        nothing (all images skipped) is NaN.
 
     >>> two = np.array([[10, 0, 0, 90], [0, 0, 10, 90]])  # one found, one missed
     >>> round(summary(two)["dice"], 3), round(summary(two)["dice_pooled"], 3)
     (0.5, 0.667)
     """
     counts = np.asarray(counts).reshape(-1, 4)
-    means = {}
-    for name, values in score(counts, empty).items():
-        kept = values[~np.isnan(values)]
-        means[name] = float(kept.mean()) if kept.size else float("nan")
-    filled, painted = counts[:, 0] + counts[:, 2] > 0, counts[:, 0] + counts[:, 1] > 0
-    if not filled.all():
-        means |= {
-            "dice_filled": float(score(counts[filled], empty)["dice"].mean()) if filled.any() else float("nan"),
-            "left_empty": float((~painted[filled]).mean()) if filled.any() else float("nan"),
-            "false_alarms": float(painted[~filled].mean()),
-        }
+    means = {name: mean(values) for name, values in score(counts, empty).items()}
     pooled = score(counts.sum(axis=0), empty)
     tp, fp, fn, tn = counts.sum(axis=0)
     pixels = tp + fp + fn + tn
@@ -152,6 +140,35 @@ def summary(counts: np.ndarray, empty: str = "one") -> dict[str, float]:
         "iou_pooled": float(pooled["iou"][0]),
         "foreground_predicted": float((tp + fp) / pixels),
         "foreground_true": float((tp + fn) / pixels),
+    }
+
+
+def mean(values: np.ndarray) -> float:
+    """The mean of what is not NaN, or NaN where nothing is."""
+    kept = values[~np.isnan(values)]
+    return float(kept.mean()) if kept.size else float("nan")
+
+
+def beside_empty(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """What a mean over all images hides where some masks are empty.
+
+    Args:
+        counts: `(n, 4)` numbers of pixels, columns tp, fp, fn, tn.
+
+    Returns:
+        Arrays of shape `(n,)`: `dice_filled`, and whether the image was `left_empty`, of images with foreground;
+        whether something was painted, `false_alarms`, of the others. NaN for those that it does not concern.
+
+    >>> {name: values.tolist() for name, values in beside_empty(np.array([[6, 2, 2, 90], [0, 5, 0, 95]])).items()}
+    {'dice_filled': [0.75, nan], 'left_empty': [0.0, nan], 'false_alarms': [nan, 1.0]}
+    """
+    counts = np.asarray(counts).reshape(-1, 4)
+    tp, fp, fn, _ = counts.T
+    filled, painted = tp + fn > 0, tp + fp > 0
+    return {
+        "dice_filled": np.where(filled, score(counts)["dice"], np.nan),
+        "left_empty": np.where(filled, ~painted, np.nan),
+        "false_alarms": np.where(filled, np.nan, painted),
     }
 
 
