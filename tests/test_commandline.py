@@ -52,6 +52,8 @@ def answer(tmp_path, *arguments, script="train.py"):
         (["selection.holes=2"], "selection.holes=2 must be true or false"),
         (["+selection.area=[5]"], "selection.area is not a setting. Did you mean selection.areas"),
         (["+monitr=val/iou"], "monitr is not a setting of python src/train.py. Did you mean monitor?"),
+        (["+ckpt_path=last.ckpt"], "ckpt_path is not a setting of python src/train.py. Did you mean resume?"),
+        (["-m", "--cfg", "job"], "Only one of --run, --multirun, --cfg"),
         (["+figures.contour=true"], "figures.contour is not a setting. Did you mean figures.contours?"),
         (["figures.contours=1"], "figures.contours=1 must be true or false"),
         (["loss=dice("], "loss=dice( cannot be read"),

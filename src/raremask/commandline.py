@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from raremask import BadInput
-from raremask.errors import listed, meant
+from raremask.errors import ELSEWHERE, listed, meant
 from raremask.metrics.overlap import EMPTY, SCORES
 from raremask.runfolder import STATUS, read_status, slurm_job
 
@@ -137,8 +137,11 @@ def check_names(cfg: DictConfig, command: str) -> None:
     others = [str(key) for key in cfg if key not in known]
     used = set(re.findall(r"\$\{(\w+)", OmegaConf.to_yaml(cfg))) if others else set()
     if unknown := [key for key in others if key not in used]:
+        near = meant(unknown[0], known)
+        if ELSEWHERE.get(unknown[0], "").partition("=")[0] in known:
+            near = f" Did you mean {ELSEWHERE[unknown[0]]}?"
         raise BadInput(
-            f"{unknown[0]} is not a setting of {program(command)}.{meant(unknown[0], known)}\n"
+            f"{unknown[0]} is not a setting of {program(command)}.{near}\n"
             f"There are: {listed([key for key in known if key in cfg])}"
         )
 

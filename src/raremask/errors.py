@@ -103,6 +103,8 @@ def explain(error: Exception) -> str | None:
             "A group takes the name of a choice; null and numbers are none. Leave the group away, or take its default "
             "out with ~<group>."
         )
+    if str(error).startswith("Only one of --run"):  # of Hydra's own options
+        return str(error)
     if isinstance(error, OverrideParseException):
         key, _, value = str(error.override).partition("=")
         return (

@@ -87,11 +87,11 @@ def compare(
     name = SHOWN.get(metric, metric)
     headline = words(means, found, baseline, margin, name)
     done = [run for run in runs if run.rows]
-    objected = objections(runs, table)
+    objected = objections(runs, table) or ["Nothing that was looked for."]
     scores = _scores(runs, table, metric)
     sections = [
         Section("", [Paragraph(headline, lead=True), Paragraph(_about(runs, table))]),
-        Section("", [Notes(OBJECTIONS, objected)] if objected else []),
+        Section("", [Notes(OBJECTIONS, objected)]),
         Section("Scores", [scores]),
         Section("Who is told apart", _told_apart(means, found, table, draws, margin, name)),
         Section("Where they differ", _where(done, table, metric, name, look, paint)),
@@ -101,8 +101,8 @@ def compare(
     footer = f"Made by raremask from {len(runs)} runs below {', '.join(map(str, places))}."
     write(out, f"{runs[0].settings.get('dataset', 'runs')}: which loss, by how much, how sure", sections, footer)
     write_text(out / "results.csv", _tidy(done))
-    noted = ["", f"{OBJECTIONS}:", *(f"- {line}" for line in objected)] if objected else []
-    return "\n".join([headline, "", *_in_short(scores, name), *noted])
+    noted = [f"{OBJECTIONS}:", *(f"- {line}" for line in objected)]
+    return "\n".join([headline, "", *_in_short(scores, name), "", *noted])
 
 
 OBJECTIONS = "What a reviewer would object to"
@@ -320,17 +320,22 @@ def _where(
     ]
     if len(table.scores) < 2:
         return blocks
-    each = np.array([scores.mean(axis=0) for scores in table.scores.values()])
-    order = np.argsort(-np.nan_to_num(each.std(axis=0)), kind="stable")[:IMAGES]
-    names = [table.images[index] for index in order]
-    shown = [next(run for run in runs if run.label == label) for label in list(table.scores)[:PAINTED]]
+    labels = list(table.scores)[:PAINTED]
+    shown = [min((run for run in runs if run.label == label), key=lambda run: run.seed) for label in labels]
+    spread = np.nan_to_num(np.std([table.scores[label][0] for label in labels], axis=0))  # of the same seeds
+    order = np.argsort(-spread, kind="stable")
+    vacant = order[(table.foreground[order] == 0) & (spread[order] > 0)][: IMAGES // 2]  # not more, for 0 or 1 is far
+    filled = order[table.foreground[order] > 0][: IMAGES - len(vacant)]
+    names = [table.images[index] for index in (*filled, *vacant)]
+    if not names:
+        return blocks
     folds = [[one for one in runs if (one.label, one.seed) == (run.label, run.seed)] for run in shown]
     try:
         rows = _painted(folds, names, look, metric)
     except BadInput as error:
         return [*blocks, Paragraph(f"The images on which they differ most are {', '.join(names)}; not drawn: {error}")]
     figure = gallery(rows, "", paint, [run.label for run in shown])
-    caption = f"Test images on which they differ most, each loss by its first seed; {name} over each."
+    caption = f"Test images on which the first seeds of each differ most; {name} over each."
     return [*blocks, Plot("disagreement", figure, caption, dpi=90)]
 
 

@@ -180,7 +180,7 @@ def _is_method(key: str) -> bool:
 
 
 def labelled(runs: Sequence[Run]) -> list[Run]:
-    """Call runs by the settings in which they differ, the loss first; what their recipes chose goes without saying.
+    """Call runs by the settings in which they differ, recipe and loss first; what recipes chose goes without saying.
 
     Raises:
         BadInput: If they are of different datasets.
@@ -197,10 +197,14 @@ def labelled(runs: Sequence[Run]) -> list[Run]:
         differ = [key for key in differ if key not in implied]
     losses = {run.settings.get("loss") for run in runs}
     short = {key: _shortened({run.settings[key] for run in runs if key in run.settings}) for key in differ}
+    last = [key.rpartition(".")[2] for key in differ]
+    called = {key: name if last.count(name) == 1 else key for key, name in zip(differ, last, strict=True)}
     named = []
     for run in runs:
-        parts = [run.settings["loss"]] if "loss" in run.settings and (len(losses) > 1 or not differ) else []
-        parts += [f"{key}={short[key][run.settings[key]]}" for key in differ if key in run.settings]
+        here = [key for key in differ if key in run.settings]
+        parts = [run.settings["experiment"]] if "experiment" in here else []
+        parts += [run.settings["loss"]] if "loss" in run.settings and (len(losses) > 1 or not differ) else []
+        parts += [f"{called[key]}={short[key][run.settings[key]]}" for key in here if key != "experiment"]
         named.append(replace(run, label=" ".join(parts) or run.settings.get("loss", "run")))
     if max(Counter((run.label, run.seed, run.fold) for run in named).values()) > 1:  # a longer training beside it?
         lengths = {run.budget["trainer.max_epochs"] for run in named}
