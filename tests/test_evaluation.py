@@ -98,6 +98,18 @@ def test_evaluate_names_the_checkpoints_that_there_are(run, command):
     assert (folder / "per_image_val_last.csv").is_file()
 
 
+def test_a_run_that_has_not_ended_is_looked_at_on_validation_alone(run, command, tmp_path, capsys):
+    folder = tmp_path / "unfinished"
+    shutil.copytree(run[0], folder)
+    for file in [folder / "selection.json", *folder.glob("per_image_*")]:
+        file.unlink()
+    with pytest.raises(BadInput, match=r"unfinished has not ended: nothing was chosen .* split=val"):
+        command("evaluate.py", f"run={folder}")
+    command("evaluate.py", f"run={folder}", "split=val")
+    assert "Chosen on validation for best.ckpt: " in capsys.readouterr().out
+    assert not list(folder.glob("per_image_*")) + list(folder.glob("selection.json"))
+
+
 def test_for_another_checkpoint_threshold_and_postprocessing_are_chosen_anew(train, command, capsys):
     folder = train("trainer.max_epochs=1")
     weights = checkpoint(folder, "last")

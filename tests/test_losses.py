@@ -571,6 +571,21 @@ def test_a_sum_learns_from_empty_masks_if_a_term_with_a_weight_does():
     assert check_loss(Dice(smooth=1e-5)).broken == []
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loss_says_that_it_learns_little_from_empty_masks_if_its_gradient_is_a_fiftieth(name):
+    torch.manual_seed(0)
+    logits, mask = torch.randn(2, 1, 128, 128), torch.zeros(2, 1, 128, 128)
+
+    def gradient(loss):
+        leaf = logits.clone().requires_grad_()
+        loss(leaf, mask).backward()
+        return leaf.grad.norm()
+
+    loss = configured(name)
+    little = getattr(loss, "hardly_learns_from_empty", False) or not getattr(loss, "learns_from_empty", True)
+    assert little == (gradient(loss) <= gradient(BCE()) / 50)
+
+
 def test_a_graph_break_is_noted():
     notes = check_loss(Broken()).notes
     assert any(note.startswith("torch.compile in one graph: ") for note in notes)

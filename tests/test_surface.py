@@ -121,8 +121,6 @@ def test_the_outline_has_the_frame_of_the_image_in_it():
     [
         ({"mask": np.zeros((2, 3), bool)}, r"one shape; got \(2, 2\) and \(2, 3\)"),
         ({"tolerance": -1}, "tolerance must be 0 or more"),
-        ({"quantile": 0}, r"quantile in \(0, 100\]"),
-        ({"quantile": 101}, r"quantile in \(0, 100\]"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):

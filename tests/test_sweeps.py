@@ -86,7 +86,12 @@ def test_a_job_of_another_config_is_refused_with_the_difference(job, monkeypatch
         BadInput, match=r"another config:\n  loss.smooth: 1.0 there, 0.1 asked for\nName another folder"
     ):
         decide(other, folder)
-    assert differences(CONFIG, OmegaConf.merge(CONFIG, {"sweep": "t", "folder": "g", "retry": True})) == []
+    place = {"data_dir": "/new", "dataset": {"workers": 0, "memory": 1.0}, "trainer": {"devices": 2}}
+    elsewhere = {"sweep": "t", "folder": "g", "retry": True, **place}
+    assert differences(CONFIG, OmegaConf.merge(CONFIG, elsewhere)) == []
+    assert differences(CONFIG, OmegaConf.merge(CONFIG, {"dataset": {"size": 9}})) == [
+        "dataset.size: nothing there, 9 asked for"
+    ]
 
 
 def sweep(tmp_path, *arguments, wait=True, launcher="basic"):

@@ -428,6 +428,8 @@ def test_a_loss_that_learns_nothing_from_empty_masks_is_warned_of_where_many_are
         train("loss=dynamit", *many)
     with pytest.warns(UserWarning, match=r"teaches Dice next to nothing"):
         train("loss=dice", *many, folder="dice")
+    with pytest.warns(UserWarning, match=r"teaches dice \+ cldice next to nothing"):
+        train("loss=cldice", *many, folder="cldice")
     train("loss=dynamit", "loss.empty=background", *many, folder="other")  # a warning would be an error
 
 
@@ -502,13 +504,27 @@ def test_the_switch_may_set_the_learning_rate(train):
 def test_a_resumed_run_may_be_longer(run, command, tmp_path):
     folder = tmp_path / "longer"
     shutil.copytree(run[0], folder)
-    command("train.py", f"resume={folder}", "trainer.max_epochs=3")
+    command("train.py", f"resume={folder}", "trainer.max_epochs=3", "dataset.memory=0.5")
     assert [row["epoch"] for row in read_table(folder / "metrics.csv")] == [0, 1, 2]
     # kept, so that the longer run can be resumed in its turn
-    assert OmegaConf.load(folder / ".hydra" / "config.yaml").trainer.max_epochs == 3
+    kept = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    assert (kept.trainer.max_epochs, kept.dataset.memory) == (3, 0.5)
     before = (folder / "metrics.csv").read_text()
     command("train.py", f"resume={folder}")
     assert (folder / "metrics.csv").read_text() == before
+
+
+def test_the_same_command_goes_on_where_the_data_lies_now_and_with_what_the_machine_has(run, command, tmp_path):
+    folder = tmp_path / "moved"
+    shutil.copytree(run[0], folder)
+    (folder / "status.json").write_text(json.dumps(state(folder) | {"state": "interrupted"}))
+    other = ["data_dir=/elsewhere", "dataset.memory=0.5", "dataset.workers=1", "+trainer.detect_anomaly=false"]
+    command("train.py", *TINY, "augment=thesis", f"hydra.run.dir={folder}", *other)
+    assert state(folder)["state"] == "done"
+    kept = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    assert (kept.data_dir, kept.dataset.memory, kept.dataset.workers) == ("/elsewhere", 0.5, 1)
+    assert (folder / "metrics.csv").read_text() == (run[0] / "metrics.csv").read_text()
+    assert (folder / "per_image_test.csv").read_text() == (run[0] / "per_image_test.csv").read_text()
 
 
 def test_a_run_that_early_stopping_has_ended_trains_no_further_when_resumed(train, command):
@@ -571,7 +587,7 @@ def test_a_run_without_its_status_is_not_written_over(run, tmp_path):
 
 def test_a_resumed_run_is_not_another(run, command):
     folder, _ = run
-    with pytest.raises(BadInput, match=r"only trainer.max_epochs may change, and where it runs"):
+    with pytest.raises(BadInput, match=r"only trainer.max_epochs may change, where it runs"):
         command("train.py", f"resume={folder}", "seed=3")
 
 

@@ -1,4 +1,4 @@
-"""What happens around training: the loss switch, the history, the panels in TensorBoard."""
+"""What happens around training: loss switch, growing weight, patience, moving average, history, bar, panels."""
 
 import math
 import sys

@@ -112,7 +112,7 @@ def check(cfg: DictConfig) -> None:
     The folder that Hydra made for the run is taken away again.
 
     Raises:
-        BadInput: If the monitored score does not exist, a number is none or too small, the policy for empty masks is
+        BadInput: If the monitored score does not exist, a number is not one or too small, the policy for empty masks is
             unknown, or the dataset's folder is not there.
     """
     try:
@@ -245,7 +245,7 @@ def check_tune(cfg: DictConfig) -> None:
     """Refuse a search that cannot be made.
 
     Raises:
-        BadInput: As :func:`check`; or if Optuna is not there, or the number of trials is none.
+        BadInput: As :func:`check`; or if Optuna is not there, or the number of trials is below 1.
     """
     _check(cfg, "tune")
     if not isinstance(cfg.trials, int) or cfg.trials < 1:

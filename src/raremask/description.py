@@ -144,7 +144,7 @@ def _crop(
 
 
 def plain(value: object) -> object:
-    """Return what JSON can hold: a number that is none becomes null."""
+    """Return what JSON can hold: NaN and infinity become null."""
     if isinstance(value, Mapping):
         return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list):

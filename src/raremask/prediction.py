@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ from raremask import BadInput, figures
 from raremask.collapse import collapse
 from raremask.data.fitting import fit
 from raremask.data.pairing import pictures_of, without_masks
-from raremask.data.readers import read_image, write_image
+from raremask.data.readers import read_image
 from raremask.inference import Predictor, predict, sharing_cores
 from raremask.postprocess import Step
 from raremask.runfolder import write_bytes, write_text
@@ -151,15 +152,15 @@ def predict_files(
             for ending in endings:
                 (out / f"{file.stem}{ending}").unlink(missing_ok=True)  # of an earlier prediction
             return str(error)
-        write_image(out / f"{file.stem}.png", mask.astype(np.uint8) * 255)
+        _write_png(out / f"{file.stem}.png", mask.astype(np.uint8) * 255)
         if probabilities == "png":
-            write_image(out / f"{file.stem}_probability.png", (probability * 65535).round().astype(np.uint16))
+            _write_png(out / f"{file.stem}_probability.png", (probability * 65535).round().astype(np.uint16))
         elif probabilities == "npz":
             content = io.BytesIO()
             np.savez_compressed(content, probability=probability.astype(np.float16))
             write_bytes(out / f"{file.stem}_probability.npz", content.getvalue())
         if overlays:
-            write_image(out / f"{file.stem}_overlay.png", figures.outlined(image, mask))
+            _write_png(out / f"{file.stem}_overlay.png", figures.outlined(image, mask))
         return float(mask.mean()), submission and submission.write(mask)
 
     broken: list[str] = []
@@ -182,3 +183,9 @@ def predict_files(
         row = f" and no row in {submission.file}" if submission else ""
         print(f"{len(broken)} images could not be read, and have no mask{row}:", *broken, sep="\n  ", file=sys.stderr)
     return len(broken)
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format="PNG")
+    write_bytes(path, content.getbuffer())

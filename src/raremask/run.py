@@ -22,7 +22,7 @@ from raremask.evaluation import Finished
 from raremask.figures import Paint, gallery
 from raremask.prediction import painter, predict_files
 from raremask.runfolder import claimed, flat, summaries, write_figure
-from raremask.scoring import load_choice, load_weights
+from raremask.scoring import SELECTION, load_choice, load_weights
 from raremask.terminal import quieten
 
 
@@ -36,22 +36,30 @@ def evaluate(cfg: DictConfig) -> float:
         The mean Dice over the images of the split; of the first run, if there are several.
 
     Raises:
-        BadInput: If a checkpoint is not there, or several runs do not have the same images in the split.
+        BadInput: If a checkpoint is not there, several runs do not have the same images in the split, or a run has not
+            chosen on validation and the split is test.
     """
     quieten()
     runs = _finished([Path(run) for run in runs_of(cfg.run)], cfg.checkpoint)
+    unchosen = [run.folder for run in runs if not (run.folder / SELECTION).is_file()]
+    if unchosen and cfg.split == "test":
+        raise BadInput(
+            f"{unchosen[0]} has not ended: nothing was chosen on validation, and nobody would count this look at test. "
+            f"Let it end ({program('train')} resume={unchosen[0]}), or look at validation: split=val."
+        )
     evaluation.same_images(runs, cfg.split)
     shown = evaluation.named(runs[0], cfg.split, cfg.images)
     parts = cfg.trainer if "trainer" in cfg else load_config(runs[0].folder).trainer
     trainer = build_trainer(parts, callbacks=[Progress()], logger=False, enable_checkpointing=False)
-    if cfg.checkpoint != "best":  # for which threshold, views and post-processing were chosen
+    if cfg.checkpoint != "best" or unchosen:  # for which threshold, views and post-processing were chosen
         runs = [
             evaluation.choose_again(
                 trainer, run, cfg.checkpoint, OmegaConf.to_container(load_config(run.folder).selection)
             )
             for run in runs
         ]
-    scored = [evaluation.score_again(trainer, run, cfg.split, cfg.checkpoint, not cfg.verify) for run in runs]
+    write = not (cfg.verify or unchosen)
+    scored = [evaluation.score_again(trainer, run, cfg.split, cfg.checkpoint, write) for run in runs]
     judged = [images for images, _ in scored]
     if cfg.verify and trainer.is_global_zero:
         for run, (_, change) in zip(runs, scored, strict=True):
@@ -163,7 +171,7 @@ def tune(cfg: DictConfig) -> float:
         The best score.
 
     Raises:
-        BadInput: If the space is none, the folder holds another search, or several processes are asked for.
+        BadInput: If the space names no setting, the folder holds another search, or several processes are asked for.
     """
     from raremask import tuning  # Optuna is an extra
 

@@ -33,10 +33,14 @@ STATUS = "status.json"
 LAST, PREVIOUS = Path("checkpoints/last.ckpt"), Path("checkpoints/previous.ckpt")
 LOCK = ".hydra/lock"  # in a run's folder, empty; the system knows who holds it
 NOTED = ("collapsed",)  # facts of :func:`note`
-#: Settings of the trainer that say where it runs, and what it shows: they make no other method, and may change when a
-#: run is gone on with.
 MACHINE = ("accelerator", "devices", "strategy", "num_nodes", "sync_batchnorm", "deterministic")
 QUIET = ("enable_model_summary", "enable_progress_bar", "num_sanity_val_steps", "detect_anomaly")
+#: Settings that say where the data lies, where a run is computed, and what it shows: they make no other method, and may
+#: change when a run is gone on with.
+PLACE = (
+    *("data_dir", "dataset.root", "dataset.workers", "dataset.memory"),
+    *(f"trainer.{setting}" for setting in (*MACHINE, *QUIET)),
+)
 UMASK = os.umask(0)  # what new files may not: it can only be asked for by setting it, so once, before there are threads
 os.umask(UMASK)
 SIGN = 1800  # seconds within which a run on another machine must have shown that it goes on
@@ -317,7 +321,7 @@ def beside_baselines(counts: Mapping[str, np.ndarray], empty: str) -> dict[str, 
     """Summarise a split beside what painting nothing and painting everything would have scored on it.
 
     Args:
-        counts: As :func:`read_counts` returns them.
+        counts: `(n, 4)` pixel counts by the suffix of their columns, as :func:`read_counts` returns them.
         empty: Policy for images whose mask and prediction are both empty.
 
     Returns:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,8 @@ def choose(
     """
     pictures = data.splits["val"].pictures
     inside = module.monitor.endswith("_fov")
-    shelf = Shelf(VALIDATION_BYTES)
+    again = "Set TMPDIR to a larger disk, or make room there; resume= goes on, and only the scoring is left."
+    shelf = Shelf(VALIDATION_BYTES, "the probabilities of validation images", again)
     histograms, seen = {}, {}
 
     def masks(index: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -191,7 +192,7 @@ def save_choice(folder: Path, choice: Choice, epoch: int) -> None:
     """
     file = folder / SELECTION
     uses = json.loads(file.read_text())["test_uses"] if file.is_file() else 0
-    write_text(folder / SELECTION, json.dumps(choice.facts() | {"epoch": epoch, "test_uses": uses}, indent=2) + "\n")
+    write_text(folder / SELECTION, json.dumps(asdict(choice) | {"epoch": epoch, "test_uses": uses}, indent=2) + "\n")
 
 
 def load_choice(folder: Path) -> Selection:

@@ -5,13 +5,13 @@ by a margin and by more than one standard error over patients, or it is noise of
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from raremask.metrics.calibration import BINS, counts_at
-from raremask.metrics.overlap import SCORES, score
+from raremask.metrics.overlap import SCORES, mean, score
 from raremask.postprocess import Chain, FillHoles, LargestComponent, MinArea, Step
 
 MARGIN = 0.002  # of the mean score on validation: below this two choices are equally good
@@ -113,10 +113,6 @@ class Choice:
     tried: list[tuple[str, float]] = field(default_factory=list)
     groups: int = 0
 
-    def facts(self) -> dict:
-        """Return it as JSON can hold it."""
-        return asdict(self)
-
 
 def threshold_curve(counted: np.ndarray, metric: str, empty: str) -> np.ndarray:
     """Mean over images of a score at every threshold.
@@ -190,11 +186,11 @@ def select(
 
     chosen = Selection(views=next(iter(curves)))
     default = values = at(chosen.views, chosen.threshold)
-    tried = [(chosen.words(), _mean(default))]
+    tried = [(chosen.words(), mean(default))]
     for views, curve in curves.items():
         candidate = Selection(best_threshold(curve), views)
         reached = at(views, candidate.threshold)
-        tried.append((candidate.words(), _mean(reached)))
+        tried.append((candidate.words(), mean(reached)))
         if convincing(reached, values, groups):
             chosen, values = candidate, reached
     curve = curves[chosen.views]
@@ -203,10 +199,10 @@ def select(
     for step in steps:
         candidate = replace(chosen, **step)
         reached = score(counts_of(candidate), empty)[metric]
-        tried.append((candidate.words(), _mean(reached)))
+        tried.append((candidate.words(), mean(reached)))
         if convincing(reached, values, groups):
             chosen, values = candidate, reached
-    return Choice(chosen, metric, _mean(values), _mean(default), curve.tolist(), tried, len(set(groups)))
+    return Choice(chosen, metric, mean(values), mean(default), curve.tolist(), tried, len(set(groups)))
 
 
 def convincing(values: np.ndarray, than: np.ndarray, groups: Sequence[str]) -> bool:
@@ -237,8 +233,3 @@ def convincing(values: np.ndarray, than: np.ndarray, groups: Sequence[str]) -> b
     off = np.bincount(members, difference - difference.mean())
     error = np.sqrt(count / (count - 1) * (off**2).sum()) / len(difference)
     return bool(difference.mean() > max(MARGIN, error))
-
-
-def _mean(values: np.ndarray) -> float:
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else float("nan")

@@ -54,7 +54,7 @@ class Shipped:
         provenance: Where it comes from: dataset, loss, seed, scores, versions.
 
     Raises:
-        ValueError: If a value is none of those.
+        ValueError: If a value is not one of those.
     """
 
     network: Mapping[str, Any]
@@ -73,7 +73,10 @@ class Shipped:
             ):
                 raise ValueError(f"{name} must be [height, width] in pixels, or null; got {value}")
         if self.channels not in (1, 3) or self.resize not in ("stretch", "pad") or self.bits not in range(8, 17):
-            raise ValueError(f"channels, resize or bits is none: {self.channels}, {self.resize}, {self.bits}")
+            raise ValueError(
+                f"channels must be 1 or 3, resize stretch or pad, bits 8 to 16; got {self.channels}, {self.resize} and "
+                f"{self.bits}"
+            )
 
     def text(self) -> str:
         """Return it as JSON."""

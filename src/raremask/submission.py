@@ -31,7 +31,7 @@ class Submission:
         ValueError: If there are not two columns, or `name` is unknown.
 
     >>> table = Submission(["img", "pixels"], "number", RunLengths())
-    >>> table.text({"10.tif": np.array([[1]], bool), "9.tif": np.array([[0]], bool)})
+    >>> table.of_runs({"10.tif": table.write(np.array([[1]], bool)), "9.tif": ""})
     'img,pixels\n9,\n10,1 1\n'
     """
 
@@ -41,17 +41,6 @@ class Submission:
         if len(header) != 2 or name not in NAMES:
             raise ValueError(f"header has two columns, name is {', '.join(NAMES)}; got {list(header)} and {name!r}")
         self.header, self.name, self.style = list(header), name, style
-
-    def text(self, masks: Mapping[str, np.ndarray]) -> str:
-        """Return the table as CSV, sorted by name, numbers as numbers.
-
-        Args:
-            masks: `(H, W)` boolean at native size, by the file name of their image.
-
-        Raises:
-            BadInput: If a name should be a number and is none, or two images have one name.
-        """
-        return self.of_runs({file: self.write(mask) for file, mask in masks.items()})
 
     def write(self, mask: np.ndarray) -> str:
         """Return the cell of a mask, `(H, W)` boolean at native size."""

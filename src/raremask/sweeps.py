@@ -24,10 +24,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from raremask import BadInput, Fault
 from raremask.commandline import check, program
-from raremask.runfolder import SIGN, STATUS, alive, begun, flat, read_status, write_table
+from raremask.runfolder import PLACE, SIGN, STATUS, alive, begun, flat, read_status, write_table
 
 LEDGER = "ledger.csv"
-NO_PART = ("resume", "sweep", "folder", "retry", "data_dir")  # settings that make no other run
+NO_PART = ("resume", "sweep", "folder", "retry", *PLACE)  # settings that make no other run
 #: What a run leaves that has not ended an epoch; whatever else lies in its folder is someone's.
 LEFT = (STATUS, "split.csv", "auto.json", "receipt.json", "leaks.csv", "stopped.json", "metrics.csv")
 LEFT_BELOW = ("figures/leaks.png", "tensorboard/events.out.tfevents.*")
@@ -135,7 +135,7 @@ def differences(saved: DictConfig, cfg: DictConfig) -> list[str]:
     return [
         f"{key}: {before.get(key, 'nothing')} there, {now.get(key, 'nothing')} asked for"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key, "") != now.get(key, "") and key.split(".")[0] not in NO_PART
+        if before.get(key, "") != now.get(key, "") and key not in NO_PART
     ]
 
 

@@ -23,8 +23,9 @@ from raremask.data.base import ImageMaskData
 from raremask.data.samples import as_floats, collate
 from raremask.errors import plain_warnings
 from raremask.module import Segmenter
-from raremask.runfolder import beside_baselines, format_scores, read_counts
-from raremask.scoring import Judged, load_choice, looks_at_test
+from raremask.runfolder import beside_baselines, format_scores
+from raremask.scoring import Judged, looks_at_test
+from raremask.selection import Selection
 
 STEPS = 10  # timed with and without determinism; the median counts
 MANY_EMPTY = 0.2  # share of empty training masks from which a loss that learns nothing from them deserves a word
@@ -57,9 +58,10 @@ def warn_of_empty_masks(loss: nn.Module, share: float) -> None:
     learns = getattr(loss, "learns_from_empty", True)
     hardly = getattr(loss, "hardly_learns_from_empty", False)
     if share > MANY_EMPTY and (hardly or not learns):
+        name = " + ".join(getattr(loss, "terms", [type(loss).__name__]))
         warnings.warn(
             f"{share:.0%} of the training masks are empty, and a batch without foreground (for losses per image, an "
-            f"image) teaches {type(loss).__name__} {'next to ' * learns}nothing: false positives cost "
+            f"image) teaches {name} {'next to ' * learns}nothing: false positives cost "
             f"{'little' if learns else 'nothing'} there. Compare with loss=bce_dice, which does learn from it.",
             stacklevel=3,
         )
@@ -170,18 +172,17 @@ def say_what_never_began(module: Segmenter, trainer: pl.Trainer) -> None:
 
 
 @rank_zero_only
-def say_what_came_out(folder: Path, empty: str, test: Judged) -> None:
+def say_what_came_out(folder: Path, empty: str, test: Judged, selection: Selection) -> None:
     """Print the scores of the best checkpoint, and warn if its predictions have collapsed.
 
     Args:
         folder: Of the run.
         empty: Policy for images whose mask and prediction are both empty.
         test: What was scored.
+        selection: What was chosen on validation.
     """
-    counts = read_counts(folder / "per_image_test.csv")
-    selection = load_choice(folder)
     print(f"\nTest, mean over images at native size (an empty mask left empty counts as: {empty})")
-    print(format_scores(beside_baselines(counts, empty)))
+    print(format_scores(beside_baselines(test.counts, empty)))
     print(f"\nChosen on validation: {selection.words()}. {looks_at_test(folder)}")
     near = os.path.relpath(folder)
     if collapsed := collapse(*test.shares()):

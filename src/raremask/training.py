@@ -30,10 +30,10 @@ from raremask.module import Segmenter
 from raremask.receipt import check_same_data, data_digest, write_receipt
 from raremask.runfolder import (
     DEFAULT,
-    MACHINE,
-    QUIET,
+    PLACE,
     begun,
     claimed,
+    flat,
     read_status,
     status,
     summaries,
@@ -81,7 +81,7 @@ def train(cfg: DictConfig, resume: bool = False) -> float:
     if cfg.resume:
         cfg, resume = _resumed(cfg), True
     elif resume:
-        cfg = _saved(cfg.folder)
+        cfg = _begun_before(cfg)
     folder = Path(cfg.folder)
     interruption = Interruption()
     with ExitStack() as ends:  # in this order, and back: what is written last is written when nobody else may
@@ -161,7 +161,7 @@ def _train(
     draw(data, module, folder, choice, judged["test"], Paint(**cfg.figures))
     log_results(loggers, cfg, names, scores["test"], monitored, trainer.current_epoch)
     results |= {"best": monitored, "epochs": trainer.current_epoch}
-    say_what_came_out(folder, module.empty, judged["test"])
+    say_what_came_out(folder, module.empty, judged["test"], choice.selection)
     return monitored
 
 
@@ -263,14 +263,15 @@ def log_results(
 
 
 def _resumed(cfg: DictConfig) -> DictConfig:
-    """The config of the run to go on with; how long and where it trains may change, and the run keeps it."""
+    """The config of the run to go on with; how long it trains, and where, may change, and the run keeps it."""
     saved = _saved(str(cfg.resume))
     changes = [text.lstrip("+") for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
     for change in changes:
-        if change.partition("=")[0] not in (f"trainer.{setting}" for setting in ("max_epochs", *MACHINE, *QUIET)):
+        if change.partition("=")[0] not in ("trainer.max_epochs", *PLACE):
             raise BadInput(
-                f"{change}: a resumed run keeps its config; only trainer.max_epochs may change, and where it runs "
-                f"(trainer.accelerator, devices, strategy)."
+                f"{change}: a resumed run keeps its config; only trainer.max_epochs may change, where it runs "
+                "(trainer.accelerator, devices, strategy; dataset.workers, memory) and where its data lies (data_dir, "
+                "dataset.root)."
             )
         if change.startswith("trainer.max_epochs=") and "T_max" in saved.scheduler:
             raise BadInput(
@@ -279,13 +280,21 @@ def _resumed(cfg: DictConfig) -> DictConfig:
     return OmegaConf.merge(saved, OmegaConf.from_dotlist(changes))
 
 
+def _begun_before(cfg: DictConfig) -> DictConfig:
+    """The config of the run that a job goes on with, in the place where it goes on."""
+    saved, now = _saved(cfg.folder), flat(OmegaConf.to_container(cfg))
+    for key in (key for key in PLACE if key in now):
+        OmegaConf.update(saved, key, now[key], force_add=True)
+    return saved
+
+
 def _keep_changes(cfg: DictConfig, folder: Path) -> None:
-    """Keep what a resumed run changes of its trainer, or a longer run that is killed could not be resumed."""
+    """Keep what a resumed run changes, or a longer run that is killed could not be resumed."""
     file = folder / ".hydra" / "config.yaml"
     saved = OmegaConf.load(file)
-    if saved.trainer != cfg.trainer:
-        saved.trainer = cfg.trainer
-        write_text(file, OmegaConf.to_yaml(saved))
+    kept = OmegaConf.merge(saved, OmegaConf.masked_copy(cfg, ["data_dir", "dataset", "trainer"]))
+    if kept != saved:
+        write_text(file, OmegaConf.to_yaml(kept))
 
 
 def _saved(folder: str) -> DictConfig:

@@ -71,7 +71,7 @@ def drawn(trial: optuna.Trial, space: Mapping[str, Any], start: Mapping[str, Any
         start: What each is in the config; where that is a whole number, whole ones are drawn.
 
     Raises:
-        BadInput: If a range is none.
+        BadInput: If a range is not one.
     """
     found: dict[str, Any] = {}
     for path, values in space.items():

@@ -16,13 +16,12 @@ import yaml
 from raremask import BadInput
 from raremask.collapse import collapse
 from raremask.metrics.overlap import COUNTS, beside_empty, shares
-from raremask.runfolder import MACHINE, QUIET, flat
+from raremask.runfolder import PLACE, flat
 from raremask.tables import read_table
 
 #: Settings that do not make another method: what was drawn at random, and where things lie or run.
 NOT_A_METHOD = (
-    *("seed", "sweep", "split", "logger", "data_dir", "folder", "resume", "retry", "leaks", "figures", "hydra"),
-    *("dataset.root", "dataset.workers", "dataset.memory", *(f"trainer.{setting}" for setting in (*MACHINE, *QUIET))),
+    *("seed", "sweep", "split", "logger", "folder", "resume", "retry", "leaks", "figures", "hydra", *PLACE),
     "trainer.max_epochs",  # of the budget
 )
 BUDGET = ("trainer.max_epochs", "dataset.size", "dataset.batch_size", "dataset.draws")  # what should be equal

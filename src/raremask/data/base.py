@@ -126,7 +126,7 @@ class ImageMaskData(LightningDataModule):
         seed: Decides order and augmentation of training, never the split.
 
     Raises:
-        ValueError: If one of them is none of what is allowed.
+        ValueError: If one of them is not allowed.
     """
 
     bits = 16
@@ -159,7 +159,8 @@ class ImageMaskData(LightningDataModule):
                 f"draws must be a whole number from 1, foreground_share from 0 to 1; got {draws} and {foreground_share}"
             )
         self.draws, self.foreground_share = draws, foreground_share
-        self.shelf = Shelf(int(memory * 2**30))
+        remedy = "Set TMPDIR to a larger disk, dataset.size to fewer pixels, or dataset.memory to more GiB."
+        self.shelf = Shelf(int(memory * 2**30), "decoded images", remedy)
         self.size = None if size is None else (int(size[0]), int(size[1]))
         self.channels, self.batch_size, self.workers = channels, batch_size, workers
         self.resize, self.augment, self.split, self.seed = resize, augment, split or Split(), seed

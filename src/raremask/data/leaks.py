@@ -21,9 +21,9 @@ from raremask import tables
 
 SIDE = 48  # pixels of a descriptor
 FINE = 2.0  # pixels at that size: structure below this is compared
-LIKENESS = 0.66  # from here two images count as the same, without what all share
+LIKE_AS_THEY_ARE = 0.85  # correlation from which two images count as the same
+LIKE_WITHOUT_SHARED = 0.66  # likewise, once what all images share is taken away
 AGREE = 0.5  # Dice of two masks below which they contradict each other
-PLAIN = 0.85  # from here they do as they are
 MANY = 8  # of fewer images the mean is not what all share, but each of them
 TURNS = 8  # ways to mirror and turn by quarters
 ROWS = 256  # compared with all others at a time, to bound memory
@@ -46,7 +46,7 @@ class Twins:
     turn: int = 0
 
 
-def twins(images: Sequence[np.ndarray], parts: Sequence[str] | None = None, likeness: float = LIKENESS) -> list[Twins]:
+def twins(images: Sequence[np.ndarray], parts: Sequence[str] | None = None) -> list[Twins]:
     """Find the pairs of images that are nearly the same; also mirrored and turned by quarters.
 
     Recompressed, resized, recoloured and slightly moved copies are found; crops and frames from another angle are not.
@@ -54,7 +54,6 @@ def twins(images: Sequence[np.ndarray], parts: Sequence[str] | None = None, like
     Args:
         images: `(h, w, C)` uint8 each, any sizes.
         parts: The split of each image; then only pairs of different splits are looked for.
-        likeness: From which correlation on two images count as the same, in (0, 1], without what all images share.
 
     Returns:
         The pairs, most alike first.
@@ -66,11 +65,11 @@ def twins(images: Sequence[np.ndarray], parts: Sequence[str] | None = None, like
     digests = [blake2b(repr(image.shape).encode() + image.tobytes(), digest_size=16).digest() for image in images]
     exact = np.unique(digests, return_inverse=True)[1]
     plain = _described(images)
-    kinds = [(_unit(plain), PLAIN)]
+    kinds = [(_unit(plain), LIKE_AS_THEY_ARE)]
     if len(images) > MANY:
         own = plain - plain.mean(axis=0)
         own[~plain.any(axis=(1, 2))] = 0  # a flat image has nothing of its own
-        kinds.append((_unit(own), likeness))
+        kinds.append((_unit(own), LIKE_WITHOUT_SHARED))
     found = []
     for start in range(0, len(images), ROWS):
         stop = min(start + ROWS, len(images))

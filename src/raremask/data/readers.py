@@ -104,18 +104,6 @@ def read_mask(path: Path, remarks: list[str] | None = None) -> np.ndarray:
     return pixels > (0 if brightest <= 1 else half)
 
 
-def write_image(path: Path, pixels: np.ndarray) -> None:
-    """Write an image whole or not at all.
-
-    Args:
-        path: A PNG.
-        pixels: `(H, W)` uint8 or uint16, or `(H, W, 3)` uint8.
-    """
-    scratch = path.with_name(f".{path.name}.part")
-    Image.fromarray(pixels).save(scratch, format="PNG")
-    scratch.replace(path)
-
-
 def _areas(pixels: np.ndarray) -> list[int]:
     """Which values fill a square of 5 x 5 pixels somewhere: an edge, however soft, does not.
 

@@ -197,7 +197,7 @@ class Split:
 
 
 def _fair(filled: np.ndarray) -> int:
-    """The part that is taken: the first that has foreground, but not all there is; rather one without than the only."""
+    """The part to take: the first with some of the foreground, not all; else one without; rather not the only one."""
     total = filled.sum()
     return max(range(len(filled)), key=lambda part: (0 < filled[part] < total, filled[part] < total, part == 0))
 

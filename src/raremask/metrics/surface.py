@@ -56,20 +56,17 @@ def outline_distances(prediction: np.ndarray, mask: np.ndarray) -> tuple[np.ndar
     return _exact(there), _exact(back)
 
 
-def surface_scores(
-    prediction: np.ndarray, mask: np.ndarray, tolerance: float = 2.0, quantile: float = 95.0
-) -> dict[str, float]:
+def surface_scores(prediction: np.ndarray, mask: np.ndarray, tolerance: float = 2.0) -> dict[str, float]:
     """Scores of the outlines of one image.
 
     Args:
         prediction: `(H, W)` boolean.
         mask: `(H, W)` boolean.
         tolerance: Pixels that an outline may be off, 0 or more.
-        quantile: Percentage of an outline that the Hausdorff distance looks at.
 
     Returns:
-        `hd95`: the larger of both directed distances' quantiles; `asd`: mean distance over both outlines; both in
-        pixels. `nsd`: normalised surface Dice, the share of both outlines that lies within the tolerance.
+        `hd95`: the larger of both directed distances' 95th percentiles; `asd`: mean distance over both outlines; both
+        in pixels. `nsd`: normalised surface Dice, the share of both outlines that lies within the tolerance.
 
     Raises:
         ValueError: If the masks' shapes differ or a number is out of its range.
@@ -84,8 +81,8 @@ def surface_scores(
     """
     if prediction.shape != mask.shape:
         raise ValueError(f"prediction and mask must have one shape; got {prediction.shape} and {mask.shape}")
-    if tolerance < 0 or not 0 < quantile <= 100:
-        raise ValueError(f"tolerance must be 0 or more, quantile in (0, 100]; got {tolerance} and {quantile}")
+    if tolerance < 0:
+        raise ValueError(f"tolerance must be 0 or more; got {tolerance}")
     found, there = bool(prediction.any()), bool(mask.any())
     if not (found and there):
         far = math.hypot(*mask.shape) if found or there else 0.0
@@ -93,7 +90,7 @@ def surface_scores(
     forth, back = outline_distances(prediction, mask)
     both = np.concatenate([forth, back])
     return {
-        "hd95": float(max(np.percentile(forth, quantile), np.percentile(back, quantile))),
+        "hd95": float(max(np.percentile(forth, 95), np.percentile(back, 95))),
         "asd": float(both.mean()),
         "nsd": float((both <= tolerance).mean()),
     }
