@@ -8,7 +8,8 @@ from torch import nn
 from conftest import ROOT, TINY
 from raremask import commandline  # noqa: F401  registers the resolvers
 from raremask.building import build
-from raremask.module import _contrast
+from raremask.inference import Predictor
+from raremask.module import Viewer, _contrast
 
 
 @pytest.fixture
@@ -71,11 +72,11 @@ class Height(nn.Module):
 
 @pytest.mark.parametrize(("tile", "seen"), [(None, 48), ((16, 32), 16)])
 def test_images_are_scored_in_tiles_if_a_run_has_some(made, tile, seen):
-    data, module = made()
-    module.net, module.tile = Height(), tile
-    module.receive = lambda index, probability: received.append(probability.mean())
+    data, _ = made()
+    data.predicted = "test"
     received = []
-    module.predict_step(data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0), 0)
+    viewer = Viewer(Predictor([Height()], tile=tile), lambda index, probability: received.append(probability.mean()))
+    viewer.predict_step(data.on_after_batch_transfer(next(iter(data.predict_dataloader())), 0), 0)
     expected = torch.sigmoid(torch.tensor(seen / 100)).item()
     assert received == pytest.approx([expected] * len(received), abs=1e-3)
     assert received

@@ -9,19 +9,41 @@ import torch
 from PIL import Image
 
 from conftest import checkpoint, saved
-from raremask import BadInput
+from raremask import BadInput, selection
 from raremask.data.phantom import Phantom
 from raremask.metrics.overlap import summary
+from raremask.module import Viewer
 from raremask.runfolder import read_counts
+from raremask.tables import read_table
 
 
-def test_evaluate_gives_the_same_numbers(run, command, capsys):
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluate_gives_the_same_numbers(run, command, capsys, split):
     folder, _ = run
-    before = (folder / "per_image_test.csv").read_text()
-    command("evaluate.py", f"run={folder}")
-    assert (folder / "per_image_test.csv").read_text() == before
-    assert "Largest change of a score against per_image_test.csv: 0\n" in capsys.readouterr().out
+    before = (folder / f"per_image_{split}.csv").read_text()
+    command("evaluate.py", f"run={folder}", f"split={split}")
+    assert (folder / f"per_image_{split}.csv").read_text() == before
+    assert f"Largest change of a score against per_image_{split}.csv: 0\n" in capsys.readouterr().out
     assert not list(folder.glob("*_again.csv"))
+
+
+def test_validation_images_are_seen_once_from_each_side_and_scored_so(train, command, monkeypatch, capsys):
+    seen = []
+    looking = Viewer.predict_step
+
+    def noted(self, batch, batch_index):
+        seen.append((self.predictor.views, len(batch["index"])))
+        return looking(self, batch, batch_index)
+
+    monkeypatch.setattr(Viewer, "predict_step", noted)
+    monkeypatch.setattr(selection, "convincing", lambda *_: True)
+    folder = train("selection.views=[none,flips]", "selection.areas=[]", "trainer.max_epochs=1")
+    counted = {views: sum(number for kind, number in seen if kind == views) for views in ("none", "flips")}
+    images = {split: len(read_table(folder / f"per_image_{split}.csv")) for split in ("val", "test")}
+    assert counted == {"none": sum(images.values()), "flips": sum(images.values())}
+    capsys.readouterr()
+    command("evaluate.py", f"run={folder}", "split=val")
+    assert "Largest change of a score against per_image_val.csv: 0\n" in capsys.readouterr().out
 
 
 def test_evaluate_leaves_the_run_s_own_table_and_warns_if_it_finds_another(run, command, tmp_path):

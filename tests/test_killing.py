@@ -158,7 +158,7 @@ def test_a_moving_average_of_the_weights_goes_on_where_it_was(trainings, tried):
         (signal.SIGTERM, STEP, 75),
         (signal.SIGUSR1, VALID, 75),
         (signal.SIGINT, STEP, 130),
-        (signal.SIGTERM, "raremask.module:Segmenter.predict_step", 75),
+        (signal.SIGTERM, "raremask.module:Viewer.predict_step", 75),
         (signal.SIGTERM, "raremask.checkpoints:WholeFiles.save_checkpoint", 75),
     ],
 )

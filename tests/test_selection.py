@@ -135,17 +135,17 @@ def test_a_choice_on_one_patient_is_made_and_said(monkeypatch):
     probability[mask] = 0.3
     picture = {"native_mask": lambda: torch.from_numpy(mask[None]), "native_valid": lambda: None}
     settings = {"views": ["none"], "metric": "dice", "areas": [], "largest": False, "holes": False}
-    module = SimpleNamespace(monitor="val/dice", empty="one")
+    module = SimpleNamespace(monitor="val/dice", empty="one", net=None, tile=None)
 
-    def predict(trainer, data, module, split, views, receive):
+    def predict(trainer, data, nets, tile, split, views, receive):
         for index in range(6):
             receive(index, probability)
 
     def choose(*groups):
         pictures = [SimpleNamespace(group=group, **picture) for group in groups]
         return scoring.choose(
-            None, SimpleNamespace(splits={"val": SimpleNamespace(pictures=pictures)}), module, **settings
-        )
+            None, SimpleNamespace(splits={"val": SimpleNamespace(pictures=pictures)}), module, settings
+        )[0]
 
     monkeypatch.setattr(scoring, "_predict", predict)
     with pytest.warns(UserWarning, match=r"All 6 validation images are of one patient or sequence \(p1\)"):
@@ -197,13 +197,15 @@ def test_the_threshold_is_chosen_in_the_field_of_view_where_that_decides(monkeyp
     }
     pictures = [SimpleNamespace(group=str(index), **native) for index in range(6)]
 
-    def predict(trainer, data, module, split, views, receive):
+    def predict(trainer, data, nets, tile, split, views, receive):
         for index in range(6):
             receive(index, probability)
 
     monkeypatch.setattr(scoring, "_predict", predict)
     data = SimpleNamespace(splits={"val": SimpleNamespace(pictures=pictures)})
-    module = SimpleNamespace(monitor=monitor, empty="one")
-    choice = scoring.choose(None, data, module, ["none"], metric="dice", areas=[], largest=False, holes=False)
+    module = SimpleNamespace(monitor=monitor, empty="one", net=None, tile=None)
+    settings = {"views": ["none"], "tile": None, "metric": "dice", "areas": [], "largest": False, "holes": False}
+    choice, seen = scoring.choose(None, data, module, settings)
+    assert list(seen["none"]) == list(range(6))
     assert choice.value == pytest.approx(value)
     assert choice.selection.threshold < 0.3

@@ -36,7 +36,7 @@ FUNCTIONS = {
     "raremask.checkpoints:WholeFiles.save_checkpoint": "before a checkpoint is written",
     "os:fsync": "while a file is written, a checkpoint among them",
     "pathlib:Path.replace": "before a written file, a checkpoint among them, gets its name",
-    "raremask.module:Segmenter.predict_step": "while images are scored",
+    "raremask.module:Viewer.predict_step": "while images are scored",
     "raremask.training:write_split": "between two tables",
     "raremask.data.base:ImageMaskData.arrays": "while images are read",
 }

@@ -178,6 +178,7 @@ def build(
         monitor=cfg.monitor,
         empty=cfg.empty,
         seed=cfg.seed,
+        tile=cfg.selection.tile,
     )
     return data, module
 

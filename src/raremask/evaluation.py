@@ -10,7 +10,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-from torch import nn
 
 from raremask import BadInput, figures, receipt
 from raremask.callbacks import figure_row
@@ -89,16 +88,16 @@ def same_images(runs: Sequence[Finished], split: str) -> None:
             )
 
 
-def choose_again(trainer: pl.Trainer, run: Finished, checkpoint: str, candidates: Mapping[str, Any]) -> Finished:
+def choose_again(trainer: pl.Trainer, run: Finished, checkpoint: str, settings: Mapping[str, Any]) -> Finished:
     """Choose on validation for the network that a run now has, and return it so.
 
     Args:
         trainer: Runs the loop.
         run: With the weights of this checkpoint.
         checkpoint: Which it is.
-        candidates: What may be chosen: `selection` of the run's config.
+        settings: `selection` of the run's config.
     """
-    choice = choose(trainer, run.data, run.module, **{key: value for key, value in candidates.items() if key != "tile"})
+    choice, _ = choose(trainer, run.data, run.module, settings)
     if trainer.is_global_zero:
         print(f"\n{run.folder}\nChosen on validation for {checkpoint}.ckpt: {choice.selection.words()}")
     return replace(run, selection=choice.selection)
@@ -202,10 +201,8 @@ def side_by_side(
     rows = {run.name: summaries(images.counts, empty) for run, images in zip(runs, judged, strict=True)}
     averaged = all(run.form() == first.form() for run in runs)
     if averaged:
-        first.module.others = nn.ModuleList(run.module.net for run in runs[1:])
         selection = together([run.selection for run in runs])
-        images = judge(trainer, first.data, first.module, split, selection)
-        first.module.others = nn.ModuleList()
+        images = judge(trainer, first.data, first.module, split, selection, [run.module.net for run in runs[1:]])
         rows[TOGETHER] = summaries(images.counts, empty)
     if not trainer.is_global_zero:
         return

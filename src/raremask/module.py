@@ -1,4 +1,4 @@
-"""The LightningModule: what happens to a batch."""
+"""The LightningModules: what happens to a batch, in training and once trained."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,6 +36,7 @@ class Segmenter(LightningModule):
         monitor: The logged score that a plateau scheduler watches, such as `val/dice`.
         empty: Policy for images whose mask and prediction are both empty, see :mod:`raremask.metrics.overlap`.
         seed: With the epoch, decides the random numbers of training (dropout), so that a resumed run draws the same.
+        tile: Windows that images are cut into once it is trained, see :class:`~raremask.inference.Predictor`.
     """
 
     threshold = 0.5  # of what is logged in training; the one to predict with is chosen on validation afterwards
@@ -53,11 +54,12 @@ class Segmenter(LightningModule):
         monitor: str = "val/dice",
         empty: str = "one",
         seed: int = 0,
+        tile: Sequence[int] | None = None,
     ):
         super().__init__()
         self.net, self.loss = net, loss
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.monitor, self.empty, self.seed = monitor, empty, seed
+        self.monitor, self.empty, self.seed, self.tile = monitor, empty, seed, tile
         self.least = -math.inf  # of the monitored score, to show that the network sees anything; known once validated
         splits, steps = ("train", "val"), ("train_step", "gradient", "val_step", "val_contrast")
         self.counts = nn.ModuleDict({f"{split}_counts": ImageCounts() for split in splits})  # type: ignore[assignment]
@@ -65,11 +67,6 @@ class Segmenter(LightningModule):
         self.means = nn.ModuleDict({name: Means() for name in steps})  # type: ignore[assignment]
         #: Of the last step, for callbacks that watch: logits, loss, and in training the norm of the gradient.
         self.computed: dict[str, Tensor] = {}
-        #: How `predict_step` looks at images, and who gets what it sees.
-        self.views = "none"
-        self.tile: Sequence[int] | None = None
-        self.others = nn.ModuleList()  # networks whose probabilities are averaged with this one's
-        self.receive: Callable[[int, np.ndarray], None] = lambda index, probability: None
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits `(B, 1, H, W)` of `image` `(B, C, H, W)` in [0, 1]."""
@@ -96,24 +93,6 @@ class Segmenter(LightningModule):
         self.means["val_step"].update(terms, len(mask))
         contrast = _contrast(probability, mask)
         self.means["val_contrast"].update({"val/contrast": contrast.nanmean().nan_to_num()}, (~contrast.isnan()).sum())
-
-    def predict_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        """Hand each image's index and probability `(height, width)` float32 at native size to `receive`, in threads.
-
-        Scoring an image keeps one core busy. On the CPU the network does so, too: then a thread takes an image all the
-        way.
-        """
-        predictor = Predictor([self.net, *self.others], self.views, self.tile)
-        on_cpu = batch["image"].device.type == "cpu"
-
-        def finish(image: Tensor, index: int, size: tuple[int, int], box: tuple[int, int, int, int]) -> None:
-            with torch.inference_mode():  # which a thread does not take over from the one that starts it
-                probability = to_native(predictor(image) if on_cpu else image, size, box)
-            self.receive(index, probability[0, 0].float().cpu().numpy())
-
-        images = (batch["image"] if on_cpu else predictor(batch["image"])).split(1)
-        with sharing_cores(len(images)) as pool:
-            list(pool.map(finish, images, batch["index"].tolist(), batch["size"], batch["box"]))
 
     def on_train_epoch_start(self) -> None:
         """Seed the random numbers of this epoch."""
@@ -204,6 +183,36 @@ class Segmenter(LightningModule):
             if self.monitor in (f"{split}/{name}{suffix}" for name in scores):
                 name = self.monitor.removeprefix(f"{split}/").removesuffix(suffix)
                 self.least = least(counts, name, self.empty)
+
+
+class Viewer(LightningModule):
+    """Looks at images with networks that are trained, and hands on what it sees.
+
+    Args:
+        predictor: Gives probabilities.
+        receive: Gets the index of each image and its probability `(height, width)` float32 at native size, in threads.
+    """
+
+    def __init__(self, predictor: Predictor, receive: Callable[[int, np.ndarray], None]):
+        super().__init__()
+        self.predictor, self.receive = predictor, receive
+
+    def predict_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """Hand on the images of a batch.
+
+        Scoring an image keeps one core busy. On the CPU the network does so, too: then a thread takes an image all the
+        way.
+        """
+        on_cpu = batch["image"].device.type == "cpu"
+
+        def finish(image: Tensor, index: int, size: tuple[int, int], box: tuple[int, int, int, int]) -> None:
+            with torch.inference_mode():  # which a thread does not take over from the one that starts it
+                probability = to_native(self.predictor(image) if on_cpu else image, size, box)
+            self.receive(index, probability[0, 0].float().cpu().numpy())
+
+        images = (batch["image"] if on_cpu else self.predictor(batch["image"])).split(1)
+        with sharing_cores(len(images)) as pool:
+            list(pool.map(finish, images, batch["index"].tolist(), batch["size"], batch["box"]))
 
 
 def _contrast(probability: Tensor, mask: Tensor) -> Tensor:

@@ -93,7 +93,6 @@ def _finished(folders: Sequence[Path], checkpoint: str) -> list[Finished]:
         data, module = build(cfg, data=read.get(images))
         read[images] = data
         load_weights(module, file)
-        module.tile = cfg.selection.tile
         runs.append(Finished(folder, name, data, module, load_choice(folder)))
     return runs
 

@@ -1,7 +1,7 @@
 """From a network to a split's scores: what is chosen on validation, then frozen, and every image scored with it."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,18 @@ import lightning.pytorch as pl
 import numpy as np
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from torch import nn
 
 from raremask import BadInput, checkpoints, figures
 from raremask.callbacks import figure_row
 from raremask.data.base import ImageMaskData
 from raremask.data.memory import Shelf
-from raremask.inference import Predictor
+from raremask.inference import Predictor, sharing_cores
 from raremask.metrics.calibration import histogram, reliability
 from raremask.metrics.image import measure
 from raremask.metrics.objects import count_objects
 from raremask.metrics.overlap import SCORES, pixel_counts, score, shares
-from raremask.module import Segmenter
+from raremask.module import Segmenter, Viewer
 from raremask.runfolder import DEFAULT, write_figure, write_scores, write_table, write_text
 from raremask.runlengths import RunLengths
 from raremask.selection import Choice, Selection, select
@@ -62,7 +63,15 @@ class Judged:
         return shares(self.counts[""])
 
 
-def judge(trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, split: str, selection: Selection) -> Judged:
+def judge(
+    trainer: pl.Trainer,
+    data: ImageMaskData,
+    module: Segmenter,
+    split: str,
+    selection: Selection,
+    others: Sequence[nn.Module] = (),
+    seen: Mapping[str, Mapping[int, np.ndarray]] | None = None,
+) -> Judged:
     """Score every image of a split at native size, under a selection and at the default threshold.
 
     Args:
@@ -71,6 +80,8 @@ def judge(trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, split: st
         module: Holds the network.
         split: `val` or `test`.
         selection: What turns probabilities into masks.
+        others: Networks whose probabilities are averaged with the module's.
+        seen: Probabilities of the split's images that are known already, by views, as :func:`choose` returns them.
     """
     pictures, rows, plain = data.splits[split].pictures, {}, {}
 
@@ -95,9 +106,12 @@ def judge(trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, split: st
         } | {"objects": float(count_objects(mask))}
         rows[index] = counts | plain[index], scores, parts[""].counted, RunLengths().write(prediction)
 
-    if selection.views != "none":
-        _predict(trainer, data, module, split, "none", receive_plain)
-    _predict(trainer, data, module, split, selection.views, receive)
+    for views, hand in {"none": receive_plain, selection.views: receive}.items():
+        if seen is not None and views in seen:
+            with sharing_cores(len(seen[views])) as pool:
+                list(pool.map(hand, seen[views].keys(), seen[views].values()))
+        else:
+            _predict(trainer, data, [module.net, *others], module.tile, split, views, hand)
     merged = _gathered(rows)
     suffixes = next(iter(merged.values()))[0]
     counted, more, histograms, painted = zip(*merged.values(), strict=True)
@@ -106,8 +120,8 @@ def judge(trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, split: st
 
 
 def choose(
-    trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, views: Sequence[str], **candidates: Any
-) -> Choice:
+    trainer: pl.Trainer, data: ImageMaskData, module: Segmenter, settings: Mapping[str, Any]
+) -> tuple[Choice, dict[str, dict[int, np.ndarray]]]:
     """Choose threshold, views and post-processing on the validation split.
 
     In the field of view, if the monitored score is one of it (`val/dice_fov`); else over whole images.
@@ -116,9 +130,13 @@ def choose(
         trainer: Runs the loop.
         data: Holds the split.
         module: Holds the network.
-        views: Those that may be chosen, simplest first.
-        **candidates: As in :func:`raremask.selection.select`.
+        settings: `selection` of the config: the views that may be chosen, simplest first, and what else
+            :func:`raremask.selection.select` takes.
+
+    Returns:
+        The choice, and what it was made on: the probability of each image (of this process' share), by views.
     """
+    candidates = {key: value for key, value in settings.items() if key not in ("views", "tile")}  # that is the module's
     pictures = data.splits["val"].pictures
     inside = module.monitor.endswith("_fov")
     again = "Set TMPDIR to a larger disk, or make room there; resume= goes on, and only the scoring is left."
@@ -129,7 +147,7 @@ def choose(
         valid = pictures[index].native_valid() if inside else None
         return pictures[index].native_mask()[0].numpy(), None if valid is None else valid[0].numpy()
 
-    for kind in views:
+    for kind in settings["views"]:
         counted: dict[int, np.ndarray] = {}
         kept: dict[int, np.ndarray] = {}
 
@@ -138,7 +156,7 @@ def choose(
             counted[index] = found if found.ndim == 2 else found[1]  # of two, the pixels in the field of view
             kept[index] = shelf.keep(probability)
 
-        _predict(trainer, data, module, "val", kind, receive)
+        _predict(trainer, data, [module.net], module.tile, "val", kind, receive)
         histograms[kind], seen[kind] = np.array(list(_gathered(counted).values())), kept
 
     def counts_of(selection: Selection) -> np.ndarray:
@@ -155,19 +173,20 @@ def choose(
             "post-processing are chosen on them, and may fit no other.",
             stacklevel=3,
         )
-    return select(histograms, counts_of, groups, empty=module.empty, **candidates)
+    return select(histograms, counts_of, groups, empty=module.empty, **candidates), seen
 
 
 def _predict(
     trainer: pl.Trainer,
     data: ImageMaskData,
-    module: Segmenter,
+    nets: Sequence[nn.Module],
+    tile: Sequence[int] | None,
     split: str,
     views: str,
     receive: Callable[[int, np.ndarray], None],
 ) -> None:
-    data.predicted, module.views, module.receive = split, views, receive
-    trainer.predict(module, datamodule=data, return_predictions=False)
+    data.predicted = split
+    trainer.predict(Viewer(Predictor(nets, views, tile), receive), datamodule=data, return_predictions=False)
 
 
 def _gathered(rows: dict[int, Any]) -> dict[int, Any]:

@@ -146,11 +146,11 @@ def _train(
         warnings.warn(f"{error}. The last epoch is scored in its place.", stacklevel=2)
         epoch = load_weights(module, newest(folder))
         results["scored"] = "the last epoch, for best.ckpt is damaged"
-    candidates = OmegaConf.to_container(cfg.selection)
-    module.tile = candidates.pop("tile")
-    choice = choose(trainer, data, module, **candidates)
+    choice, seen = choose(trainer, data, module, OmegaConf.to_container(cfg.selection))
     save_choice(folder, choice, epoch)
-    judged = {split: judge(trainer, data, module, split, choice.selection) for split in ("val", "test")}
+    judged = {"val": judge(trainer, data, module, "val", choice.selection, seen=seen)}
+    seen.clear()
+    judged["test"] = judge(trainer, data, module, "test", choice.selection)
     use_test(folder)  # not before: what is interrupted has shown nothing, and is scored again
     for split, images in judged.items():
         write_split(folder / f"per_image_{split}.csv", data, split, images, module.empty)

@@ -336,12 +336,8 @@ class ImageMaskData(LightningDataModule):
         """Return the validation split in order, with native masks."""
         return self._in_order("val")
 
-    def test_dataloader(self) -> DataLoader:
-        """Return the test split in order, with native masks."""
-        return self._in_order("test")
-
     def predict_dataloader(self) -> DataLoader:
-        """Return the split that `predicted` names, `val` or `test`, in order."""
+        """Return the split that `predicted` names, `val` or `test`, in order, with native masks."""
         return self._in_order(self.predicted)
 
     def on_exception(self, exception: BaseException) -> None:
