@@ -201,7 +201,8 @@ def _scores(runs: Sequence[Run], table: Table, metric: str) -> Grid:
     name = SHOWN.get(metric, metric)
     names = {metric: name, f"{metric}_default": f"{name} at 0.5"} | SHOWN  # what decides stands first
     columns = [column for column in names if any(column in row for run in runs for row in run.rows.values())]
-    laid = {column: _of_the_same(results.table(runs, column, table.images).scores) for column in columns}
+    tables = results.merged(runs)
+    laid = {column: _of_the_same(results.column(tables, column, table.images)) for column in columns}
     if (table.foreground > 0).all():  # or there is nothing that they show
         columns = [column for column in columns if column not in ("dice_filled", "left_empty", "false_alarms")]
     rows = []

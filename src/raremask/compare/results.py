@@ -28,6 +28,9 @@ BUDGET = ("trainer.max_epochs", "dataset.size", "dataset.batch_size", "dataset.d
 NO_SCORES = ("image", "group", "foreground", "objects", *COUNTS)  # columns of the tables, also with a suffix
 CHOICES = ("dataset", "model", "loss", "second_loss", "augment", "optimizer", "scheduler", "callbacks", "experiment")
 
+#: What each run has of each image, by label and seed, and by the image's name.
+Merged = dict[tuple[str, int], dict[str, Mapping[str, Any]]]
+
 
 @dataclass(frozen=True)
 class Run:
@@ -218,79 +221,94 @@ def _shortened(values: Collection[str]) -> dict[str, str]:
     return names if len(set(names.values())) == len(names) else {value: value for value in values}
 
 
-def table(runs: Sequence[Run], metric: str, images: Sequence[str] | None = None) -> Table:
-    """Lay the scores of finished runs side by side; folds of one seed are one.
-
-    Args:
-        runs: With labels; those that are not done are left out.
-        metric: A column of the tables.
-        images: Take these, and NaN where one has no score; None takes all that are common and have one.
+def merged(runs: Sequence[Run]) -> Merged:
+    """Put the tables of finished runs together; folds of one seed are one.
 
     Raises:
-        BadInput: If there is no such score, a label has two runs of one seed and image, or no image is common to all.
+        BadInput: If no run is done, or a label has two runs of one seed and image.
     """
-    merged: dict[tuple[str, int], dict[str, Mapping[str, Any]]] = {}
-    for run in runs:
-        if not run.rows:
-            continue
-        rows = merged.setdefault((run.label, run.seed), {})
-        doubled = rows.keys() & run.rows.keys()
-        if doubled:
+    found: Merged = {}
+    for run in (run for run in runs if run.rows):
+        rows = found.setdefault((run.label, run.seed), {})
+        if doubled := rows.keys() & run.rows.keys():
             raise BadInput(
                 f"{run.folder}: there is another run of {run.label} with seed {run.seed} that was tested on "
                 f"{len(doubled)} of the same images. Leave one of them out."
             )
         rows.update(run.rows)
-    if not merged:
+    if not found:
         raise BadInput("None of these runs is done.")
-    columns = dict.fromkeys(key for rows in merged.values() for row in rows.values() for key in row)
-    if images is None and (
-        without := [name for name, rows in merged.items() if not any(metric in row for row in rows.values())]
-    ):
-        label, seed = without[0]
-        if len(without) < len(merged):
-            raise BadInput(f"{label} seed {seed} has no {metric} in its table; score it again with evaluate.py.")
-    known = [key for key in columns if key.split("_")[0] not in NO_SCORES]
-    if metric not in known:
-        raise BadInput(f"metric={metric} is no score in the tables; there are: {', '.join(known)}")
-    everywhere = Counter(image for rows in merged.values() for image in rows)
-    shared = [image for image, times in everywhere.items() if times == len(merged)]
-    if not shared:
-        raise BadInput("The runs have no test image in common: they are of different splits or datasets.")
-    all_groups = {image: {str(rows[image]["group"]) for rows in merged.values()} for image in shared}
-    if torn := [image for image, its in all_groups.items() if len(its) > 1]:
-        its = " and of ".join(sorted(all_groups[torn[0]]))
-        raise BadInput(f"The runs do not have the same groups (patients): {torn[0]} is of {its}.")
-    common = list(shared)
-    alarms: dict[str, list[bool]] = {}
-    if images is not None:
-        shared = list(images)
-    elif any(math.isnan(rows[image].get(metric, math.nan)) for rows in merged.values() for image in shared):
+    return found
+
+
+def column(tables: Merged, metric: str, images: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return a score of some images, `(S, N)` of each label, a row for each seed; NaN where there is none."""
+    scores: dict[str, list[list[float]]] = {}
+    for (label, _), rows in sorted(tables.items()):
+        scores.setdefault(label, []).append([rows[image].get(metric, math.nan) for image in images])
+    return {label: np.array(values, float) for label, values in scores.items()}
+
+
+def table(runs: Sequence[Run], metric: str) -> Table:
+    """Lay the scores of finished runs side by side, on the images that all of them have.
+
+    Args:
+        runs: With labels; those that are not done are left out.
+        metric: A column of the tables.
+
+    Raises:
+        BadInput: As :func:`merged`; or if there is no such score, or no image is common to all.
+    """
+    tables = merged(runs)
+    _check_metric(tables, metric)
+    everywhere = Counter(image for rows in tables.values() for image in rows)
+    common = _in_common(tables, everywhere)
+    shared, alarms = common, {}
+    if any(math.isnan(rows[image].get(metric, math.nan)) for rows in tables.values() for image in common):
         # an empty mask that is left empty has no score, one that is painted has: not the same images
-        shared = [image for image in shared if all(rows[image]["foreground"] > 0 for rows in merged.values())]
+        shared = [image for image in common if all(rows[image]["foreground"] > 0 for rows in tables.values())]
         if not shared:
             raise BadInput(f"No image has foreground, and {metric} is not defined without.")
-        kept = set(shared)
-        left = [image for image in common if image not in kept]
-        for (label, _), rows in merged.items():
-            alarms.setdefault(label, []).extend(rows[image]["fp"] > 0 for image in left)
-    scores: dict[str, list[list[float]]] = {}
-    for (label, _), rows in sorted(merged.items()):
-        scores.setdefault(label, []).append([rows[image].get(metric, math.nan) for image in shared])
-    first = next(iter(merged.values()))
+        left = sorted(set(common) - set(shared))
+        alarms = {label: float((fp > 0).mean()) for label, fp in column(tables, "fp", left).items()} if left else {}
+    first = next(iter(tables.values()))
     truth = np.array([first[image]["tp"] + first[image]["fn"] for image in shared], float)
     objects = np.array([first[image].get("objects", math.nan) for image in shared], float)
     return Table(
-        scores={label: np.array(values, float) for label, values in scores.items()},
+        scores=column(tables, metric, shared),
         images=shared,
         groups=np.array([str(first[image]["group"]) for image in shared]),
         foreground=np.array([first[image]["foreground"] for image in shared], float),
         object_size=np.divide(truth, objects, out=np.full(len(shared), np.nan), where=objects > 0),
         lacking={
             f"{label} seed {seed}": len(everywhere) - len(rows)
-            for (label, seed), rows in merged.items()
+            for (label, seed), rows in tables.items()
             if len(rows) < len(everywhere)
         },
         empties=len(common) - len(shared),
-        alarms={label: sum(painted) / max(1, len(painted)) for label, painted in alarms.items()},
+        alarms=alarms,
     )
+
+
+def _check_metric(tables: Merged, metric: str) -> None:
+    lacking = [run for run, rows in tables.items() if not any(metric in row for row in rows.values())]
+    if 0 < len(lacking) < len(tables):
+        label, seed = lacking[0]
+        raise BadInput(f"{label} seed {seed} has no {metric} in its table; score it again with evaluate.py.")
+    columns = dict.fromkeys(key for rows in tables.values() for row in rows.values() for key in row)
+    known = [key for key in columns if key.split("_")[0] not in NO_SCORES]
+    if metric not in known:
+        raise BadInput(f"metric={metric} is no score in the tables; there are: {', '.join(known)}")
+
+
+def _in_common(tables: Merged, everywhere: Counter[str]) -> list[str]:
+    """The images that all have, of the same groups."""
+    shared = [image for image, times in everywhere.items() if times == len(tables)]
+    if not shared:
+        raise BadInput("The runs have no test image in common: they are of different splits or datasets.")
+    for image in shared:
+        groups = {str(rows[image]["group"]) for rows in tables.values()}
+        if len(groups) > 1:
+            its = " and of ".join(sorted(groups))
+            raise BadInput(f"The runs do not have the same groups (patients): {image} is of {its}.")
+    return shared
