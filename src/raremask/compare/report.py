@@ -337,6 +337,7 @@ def _where(
         return [*blocks, Paragraph(f"The images on which they differ most are {', '.join(names)}; not drawn: {error}")]
     figure = gallery(rows, "", paint, [run.label for run in shown])
     caption = f"Test images on which the first seeds of each differ most; {name} over each."
+    caption += " On an empty mask one painted pixel is enough for 0." * bool(len(vacant))
     return [*blocks, Plot("disagreement", figure, caption, dpi=90)]
 
 
