@@ -91,7 +91,7 @@ def status(folder: Path, earlier: float = 0.0, **facts: object) -> Iterator[dict
 
     Args:
         folder: The run's folder.
-        earlier: Seconds that earlier parts of this run took.
+        earlier: Seconds that the epochs of earlier parts of this run took.
         **facts: Written along: which dataset, model, loss, seed.
 
     Yields:

@@ -19,10 +19,8 @@ from raremask import BadInput
 from raremask.collapse import EPOCHS, LEAP, diagnose
 from raremask.runfolder import note, write_text
 
-STOPPED = "stopped.json"  # in a run's folder: what was computed when a number was none
-OVERFLOWS = (
-    8  # steps in a row that float16 could not hold, from which it deserves a word: the scale is halved each time
-)
+STOPPED = "stopped.json"  # in a run's folder: what was computed when a number was NaN or infinite
+OVERFLOWS = 8  # steps in a row that float16 could not hold, from which it deserves a word: each halves the scale
 HOPELESS = 24  # by then the scale is far below 1, and float16 is not what is wrong
 WATCHED = (
     "val/left_empty",
@@ -47,7 +45,7 @@ class FiniteNumbers(Callback):
 
     Args:
         folder: Of the run.
-        every: Steps between two looks on a GPU; on the CPU each step is looked at.
+        every: Steps between two looks on a GPU or of several processes; one process on the CPU looks at each.
 
     Raises:
         ValueError: If `every` is below 1.
