@@ -20,7 +20,7 @@ from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
 from raremask.data.phantom import Phantom
 from raremask.metrics.calibration import average_precision, calibration_scores, histogram
-from raremask.metrics.image import measure
+from raremask.metrics.image import score_image
 from raremask.metrics.objects import centreline_dice, detection_scores
 from raremask.metrics.surface import boundary_iou, surface_scores
 
@@ -78,7 +78,7 @@ def main() -> None:
 
         pair = (prediction, mask)
         cells = [
-            median(lambda: measure(probability, *pair)),  # noqa: B023  called at once
+            median(lambda: score_image(probability, *pair)),  # noqa: B023  called at once
             median(lambda: surface_scores(*pair)),  # noqa: B023
             median(lambda: boundary_iou(*pair)),  # noqa: B023
             median(lambda: detection_scores(*pair)),  # noqa: B023

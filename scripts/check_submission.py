@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from raremask import BadInput
 from raremask.collapse import collapse
 from raremask.data.pairing import read_csv
-from raremask.submission import faults
+from raremask.submission import problems
 
 FOLDER = Path(__file__).parents[1] / "conf" / "submission"
 PRESETS = {path.stem: OmegaConf.load(path) for path in sorted(FOLDER.glob("*.yaml"))}
@@ -50,7 +50,7 @@ def report(
     except (OmegaConfBaseException, HydraException) as error:
         known = ", ".join(key for key in PRESETS[preset] if key != "_target_")
         raise BadInput(f"--style {' '.join(changes)}: {str(error).splitlines()[0]}; there are {known}.") from error
-    found, shares = faults(mine, sample, style, size)
+    found, shares = problems(mine, sample, style, size)
     lines = [*found]
     order = [[next(iter(row.values())) for row in read_csv(path)] for path in (mine, sample)]
     if not found and order[0] != order[1]:

@@ -21,12 +21,12 @@ from PIL import Image
 from conftest import ROOT
 from raremask import BadInput, receipt, scoring, shipped
 from raremask.building import load_config
-from raremask.data.pairing import read_csv, table
+from raremask.data.pairing import read_csv, read_pairs
 from raremask.data.readers import read_image, read_mask
 from raremask.data.splits import Split
 from raremask.runfolder import read_status
 from raremask.runlengths import RunLengths
-from raremask.submission import faults
+from raremask.submission import problems
 from raremask.tables import read_table
 
 SECTION = "Random input"
@@ -114,9 +114,9 @@ def test_tables(number, tmp_path, tried):
             (tmp_path / name).write_bytes(content)
         for call in (
             lambda: read_csv(tmp_path / "t.csv"),
-            lambda: table(tmp_path / "t.csv"),
+            lambda: read_pairs(tmp_path / "t.csv"),
             lambda: read_table(tmp_path / "t.csv"),
-            lambda: faults(tmp_path / "t.csv", tmp_path / "sample.csv", RunLengths(), (5, 7)),
+            lambda: problems(tmp_path / "t.csv", tmp_path / "sample.csv", RunLengths(), (5, 7)),
             lambda: Split(file=str(tmp_path / "t.csv"))(list("abc"), list("ghi"), [None] * 3, [0.1] * 3),
             lambda: Split(file=str(tmp_path / "t.json"), fold=1)(list("abc"), list("ghi"), [None] * 3, [0.1] * 3),
         ):

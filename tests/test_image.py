@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.metrics import fbeta_score, matthews_corrcoef, recall_score
 
-from raremask.metrics.image import measure
+from raremask.metrics.image import score_image
 from raremask.metrics.overlap import more_scores
 
 pairs = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
@@ -17,7 +17,7 @@ pairs = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
 @given(pairs)
 def test_more_scores_equal_scikit_learn(pair):
     prediction, mask = pair
-    scores = measure(prediction.astype(float), prediction, mask, empty="zero")[""].scores
+    scores = score_image(prediction.astype(float), prediction, mask, empty="zero")[""].scores
     flat = mask.ravel(), prediction.ravel()
     assert scores["f2"] == pytest.approx(fbeta_score(*flat, beta=2, zero_division=0))
     assert scores["mcc"] == pytest.approx(matthews_corrcoef(*flat))
@@ -32,7 +32,7 @@ def test_the_challenge_of_isic_gives_nothing_below_65_percent():
 
 def everything(mask, prediction, **changes):
     """Of the pixels inside, if there is a field of view."""
-    *_, part = measure(np.where(prediction, 0.9, 0.1), prediction, mask, **changes).values()
+    *_, part = score_image(np.where(prediction, 0.9, 0.1), prediction, mask, **changes).values()
     return part.scores
 
 
@@ -91,8 +91,8 @@ def test_shapes_inside_the_field_of_view_score_as_if_nothing_were_outside(beyond
 def test_the_whole_image_scores_the_same_with_and_without_a_field_of_view():
     random = np.random.default_rng(0)
     probability, (mask, valid) = random.random((30, 40)), random.random((2, 30, 40)) > 0.7
-    with_view = measure(probability, probability > 0.6, mask, valid)[""]
-    without = measure(probability, probability > 0.6, mask)[""]
+    with_view = score_image(probability, probability > 0.6, mask, valid)[""]
+    without = score_image(probability, probability > 0.6, mask)[""]
     assert with_view.scores == without.scores
     assert (with_view.counts == without.counts).all()
     assert (with_view.counted == without.counted).all()

@@ -8,7 +8,7 @@ import pytest
 from raremask.data.course import Course
 from raremask.data.cvc import CVC
 from raremask.data.isic2018 import ISIC2018
-from raremask.data.leaks import contradictions, table, turned, twins
+from raremask.data.leaks import contradictions, turned, twins, twins_csv
 from raremask.data.phantom import Phantom
 from raremask.data.readers import read_image
 from raremask.data.splits import Split
@@ -97,7 +97,7 @@ def test_many_images_are_compared_in_pieces_like_few(images, monkeypatch):
 
 def test_pairs_are_written_with_their_splits(images):
     placed = [("a", "g", "train"), ("=b", "g,h", "test")]
-    rows = list(csv.DictReader(io.StringIO(table(twins([images[0]] * 2), placed))))
+    rows = list(csv.DictReader(io.StringIO(twins_csv(twins([images[0]] * 2), placed))))
     assert rows == [
         {
             "image": "a",

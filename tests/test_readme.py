@@ -21,7 +21,7 @@ from raremask import (
 )
 from raremask.data.splits import Split
 from raremask.losses import check_loss, overlap
-from raremask.metrics.image import measure
+from raremask.metrics.image import score_image
 
 TEXT = (ROOT / "README.md").read_text()
 WRITTEN = ("start", "how-to", "reference", "why", "results")  # the other pages are made by scripts
@@ -143,7 +143,7 @@ def test_the_scores_listed_are_those_of_an_image():
     )
     listed = set(re.findall(r"`(\w+)`", section[2])) - {"_fov", "_default"}
     image = np.zeros((4, 4))
-    assert listed == set(measure(image, image > 0, image > 0)[""].scores)
+    assert listed == set(score_image(image, image > 0, image > 0)[""].scores)
 
 
 def test_every_room_stands_under_how_it_is_built():

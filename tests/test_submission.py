@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 
 from raremask import BadInput
 from raremask.runlengths import RunLengths, compress, to_counts
-from raremask.submission import CocoResults, Submission, faults
+from raremask.submission import CocoResults, Submission, problems
 
 MASKS = {"10.tif": np.array([[0, 1], [1, 1]], bool), "9.tif": np.zeros((2, 2), bool), "100.tif": np.ones((2, 2), bool)}
 
@@ -72,7 +72,7 @@ GOOD = "img,pixels\n1,2 3\n2,\n3,1 1 5 2\n4,\n5,9 1\n"
 def checked(tmp_path, mine, size=(3, 4)):
     (tmp_path / "mine.csv").write_text(mine)
     (tmp_path / "sample.csv").write_text("img,pixels\n1,1 1\n2,1 1\n3,1 1\n4,1 1\n5,1 1\n")
-    return faults(tmp_path / "mine.csv", tmp_path / "sample.csv", RunLengths(), size)
+    return problems(tmp_path / "mine.csv", tmp_path / "sample.csv", RunLengths(), size)
 
 
 def test_a_good_submission_has_no_faults(tmp_path):

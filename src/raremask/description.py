@@ -330,7 +330,7 @@ def describe(data: ImageMaskData, name: str, folder: Path, empty: str) -> None:
         "contradictions": len(contrary),
     }
     write_text(folder / "fingerprint.json", json.dumps(plain(numbers), indent=2, allow_nan=False) + "\n")
-    write_text(folder / "twins.csv", leaks.table(found, data.placed()))
+    write_text(folder / "twins.csv", leaks.twins_csv(found, data.placed()))
     write_text(folder / "description.md", words)
     write_table(folder / "images.csv", [one.row() for one in measured])
     print(words[: words.index("\n![")] if drawn else words)
@@ -357,7 +357,7 @@ def look_for_leaks(data: ImageMaskData, leaks_are: str, folder: Path) -> None:
     if not found:
         return
     titles = [f"{split} {picture.name}" for split, picture in placed]
-    write_text(folder / "leaks.csv", leaks.table(found, data.placed()))
+    write_text(folder / "leaks.csv", leaks.twins_csv(found, data.placed()))
     write_figure(folder / "figures" / "leaks.png", figures.twins(found, titles, images), dpi=120)
     tested = {index for pair in found for index in (pair.first, pair.second) if placed[index][0] == "test"}
     shown = "".join(f"\n  {titles[p.first]} is {titles[p.second]} ({p.likeness:.2f})" for p in found[:5])

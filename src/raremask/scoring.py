@@ -18,7 +18,7 @@ from raremask.data.base import ImageMaskData
 from raremask.data.memory import Shelf
 from raremask.inference import Predictor, sharing_cores
 from raremask.metrics.calibration import histogram, reliability
-from raremask.metrics.image import measure
+from raremask.metrics.image import score_image
 from raremask.metrics.objects import count_objects
 from raremask.metrics.overlap import SCORES, pixel_counts, score, shares
 from raremask.module import Segmenter, Viewer
@@ -96,7 +96,7 @@ def judge(
             receive_plain(index, probability)
         prediction, mask = selection(probability), pictures[index].native_mask()[0].numpy()
         valid = pictures[index].native_valid()
-        parts = measure(probability, prediction, mask, None if valid is None else valid[0].numpy(), module.empty)
+        parts = score_image(probability, prediction, mask, None if valid is None else valid[0].numpy(), module.empty)
         counts = {suffix: part.counts for suffix, part in parts.items()}
         scores = {
             f"{name}{suffix}": value

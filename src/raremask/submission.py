@@ -150,7 +150,7 @@ def distinct(names: dict[str, str | int]) -> dict[str, str | int]:
     return names
 
 
-def faults(
+def problems(
     mine: Path, sample: Path, style: RunLengths, size: tuple[int, int] | None = None
 ) -> tuple[list[str], list[float]]:
     """Find what a competition would refuse, or score with 0, in a file of run lengths.

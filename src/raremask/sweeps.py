@@ -197,7 +197,7 @@ def told() -> Iterator[None]:
         return
     rows = write_ledger(Sweep.folder)
     states = Counter(row["state"] for row in rows)
-    print("\n" + table(rows))
+    print("\n" + ledger_text(rows))
     print(f"\n{', '.join(f'{count} {state}' for state, count in sorted(states.items()))}; {Sweep.folder / LEDGER}")
     if states["done"] > 1:
         print(f"Compare them: {program('compare')} runs={Sweep.folder}")
@@ -211,10 +211,11 @@ def told() -> Iterator[None]:
         sys.exit(75)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def ledger_text(rows: list[dict[str, Any]]) -> str:
     """Format the states of jobs for a terminal.
 
-    >>> print(table([{"job": "a", "state": "done", "best": 0.5, "seconds": 3.2}, {"job": "bc", "state": "failed"}]))
+    >>> rows = [{"job": "a", "state": "done", "best": 0.5, "seconds": 3.2}, {"job": "bc", "state": "failed"}]
+    >>> print(ledger_text(rows))
     a   done     best 0.5000        3 s
     bc  failed
     """

@@ -5,7 +5,7 @@ from typing import Any
 
 from raremask import BadInput
 from raremask.data.base import ImageMaskData, Record
-from raremask.data.pairing import pairs, table
+from raremask.data.pairing import pairs, read_pairs
 from raremask.data.splits import SPLITS
 
 
@@ -46,7 +46,7 @@ class Folder(ImageMaskData):
         if self.table is None:
             found = pairs(self.images, self.masks)
             return [Record(image.stem, image.stem, image, mask) for image, mask in found]
-        rows = table(Path(self.table))
+        rows = read_pairs(Path(self.table))
         given = {row.get("split") or "" for row in rows}
         if unknown := sorted(given - {*SPLITS, ""}):
             raise BadInput(f"{self.table}: split must be {', '.join(SPLITS)} or empty; got {', '.join(unknown)}.")

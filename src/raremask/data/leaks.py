@@ -134,7 +134,7 @@ def contradictions(found: Sequence[Twins], masks: Sequence[np.ndarray]) -> list[
     return contrary
 
 
-def table(found: Sequence[Twins], placed: Sequence[tuple[str, str, str]]) -> str:
+def twins_csv(found: Sequence[Twins], placed: Sequence[tuple[str, str, str]]) -> str:
     """Return the text of a CSV table of pairs: name, group and split of both images, and their likeness.
 
     Args:

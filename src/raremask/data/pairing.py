@@ -77,7 +77,7 @@ def without_masks(pictures: Sequence[Path]) -> list[Path]:
     return [path for path in pictures if path not in masks]
 
 
-def table(path: Path) -> list[dict[str, str]]:
+def read_pairs(path: Path) -> list[dict[str, str]]:
     """Read a CSV table of pairs: columns `image` and `mask`, perhaps `valid`, `group` and `split`.
 
     Args:

@@ -269,7 +269,7 @@ def strata(foreground: np.ndarray, folds: int) -> np.ndarray:
     return layer if np.bincount(layer).max() >= folds else np.zeros_like(layer)
 
 
-def table(names: Sequence[str], groups: Sequence[str], chosen: Sequence[str]) -> str:
+def split_csv(names: Sequence[str], groups: Sequence[str], chosen: Sequence[str]) -> str:
     """Return the text of a `split.csv`: a row for each image, with the columns image, group and split."""
     rows = zip(names, groups, chosen, strict=True)
     return tables.text([dict(zip(("image", "group", "split"), row, strict=True)) for row in rows])

@@ -24,7 +24,7 @@ class Measured(NamedTuple):
     counted: np.ndarray
 
 
-def measure(
+def score_image(
     probability: np.ndarray,
     prediction: np.ndarray,
     mask: np.ndarray,
