@@ -146,6 +146,8 @@ def test_what_a_recipe_chooses_goes_without_saying(sweep):
     choose("dynamit", experiment="new", augment="photo", optimizer="adamw", model="unet_mobilenet")
     labels = {"old dice model=unet", "new bce_dice model=unet"}
     assert {run.label for run in labelled(folder)} == labels | {"new dynamit model=unet_mobilenet"}
+    choose("dice", experiment="bce_dice")  # a recipe that is called like a loss
+    assert "experiment=bce_dice dice model=unet" in {run.label for run in labelled(folder)}
 
 
 def test_seeds_are_rows_and_folds_are_one(sweep):

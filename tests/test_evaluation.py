@@ -123,9 +123,14 @@ def test_evaluate_names_the_checkpoints_that_there_are(run, command):
 def test_a_run_that_has_not_ended_is_looked_at_on_validation_alone(run, command, tmp_path, capsys):
     folder = tmp_path / "unfinished"
     shutil.copytree(run[0], folder)
+    status = json.loads((folder / "status.json").read_text())
+    (folder / "status.json").write_text(json.dumps(status | {"state": "interrupted"}))  # a longer training of it
+    refused = r"unfinished has not ended: for its weights nothing was chosen on validation yet.* split=val"
+    with pytest.raises(BadInput, match=refused):
+        command("evaluate.py", f"run={folder}")
     for file in [folder / "selection.json", *folder.glob("per_image_*")]:
         file.unlink()
-    with pytest.raises(BadInput, match=r"unfinished has not ended: nothing was chosen .* split=val"):
+    with pytest.raises(BadInput, match=refused):
         command("evaluate.py", f"run={folder}")
     command("evaluate.py", f"run={folder}", "split=val")
     assert "Chosen on validation for best.ckpt: " in capsys.readouterr().out

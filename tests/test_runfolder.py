@@ -19,6 +19,7 @@ from raremask.runfolder import (
     read_counts,
     read_status,
     status,
+    write_bytes,
     write_scores,
     write_table,
     write_text,
@@ -178,3 +179,13 @@ def test_a_disk_that_knows_no_locks_is_said_and_used(tmp_path, monkeypatch, numb
     monkeypatch.setattr(runfolder.fcntl, "lockf", lockf)
     with pytest.warns(UserWarning, match="cannot be locked"), runfolder.claimed(tmp_path / "run"):
         pass
+
+
+def test_what_is_half_written_is_hidden(tmp_path, monkeypatch):
+    """Or a killed prediction would leave a picture among its masks."""
+    seen = []
+    monkeypatch.setattr("os.fdopen", lambda *_: seen.extend(tmp_path.iterdir()) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_bytes(tmp_path / "1.png", b"")
+    assert [(path.name[:7], path.suffix) for path in seen] == [(".1.png.", ".part")]
+    assert not list(tmp_path.iterdir())

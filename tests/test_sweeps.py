@@ -89,6 +89,7 @@ def test_a_job_of_another_config_is_refused_with_the_difference(job, monkeypatch
     place = {"data_dir": "/new", "dataset": {"workers": 0, "memory": 1.0}, "trainer": {"devices": 2}}
     elsewhere = {"sweep": "t", "folder": "g", "retry": True, **place}
     assert differences(CONFIG, OmegaConf.merge(CONFIG, elsewhere)) == []
+    assert differences(OmegaConf.create({"images": 2018}), OmegaConf.create({"images": "2018"})) == []
     assert differences(CONFIG, OmegaConf.merge(CONFIG, {"dataset": {"size": 9}})) == [
         "dataset.size: nothing there, 9 asked for"
     ]

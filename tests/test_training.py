@@ -367,10 +367,16 @@ def test_test_masks_that_are_all_empty_are_warned_of(train_anything, tmp_path):
 
 def test_a_run_goes_on_with_the_images_that_it_began_with(train_anything, command, tmp_path):
     folder = train_anything(*some_masks(tmp_path), "leaks=ignore")
+    moved = tmp_path / "2018"  # a number, too
+    moved.mkdir()
+    for file in [*tmp_path.glob("*.png"), tmp_path / "pairs.csv"]:
+        file.rename(moved / file.name)
+    command("train.py", f"resume={folder}", "trainer.max_epochs=3", f"+dataset.pairs={moved / 'pairs.csv'}")
+    assert len(read_table(folder / "metrics.csv")) == 3
     before = (folder / "receipt.json").read_text()
-    Image.fromarray(np.full((32, 32), 255, np.uint8)).save(tmp_path / "mask0.png")
+    Image.fromarray(np.full((32, 32), 255, np.uint8)).save(moved / "mask0.png")
     with pytest.raises(BadInput, match="was trained on other images or masks than are there now"):
-        command("train.py", f"resume={folder}", "trainer.max_epochs=3")
+        command("train.py", f"resume={folder}", "trainer.max_epochs=4")
     assert (folder / "receipt.json").read_text() == before
 
 
@@ -518,11 +524,15 @@ def test_the_same_command_goes_on_where_the_data_lies_now_and_with_what_the_mach
     folder = tmp_path / "moved"
     shutil.copytree(run[0], folder)
     (folder / "status.json").write_text(json.dumps(state(folder) | {"state": "interrupted"}))
+    begun = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    begun.trainer.sync_batchnorm = True  # as of trainer=ddp
+    OmegaConf.save(begun, folder / ".hydra" / "config.yaml")
     other = ["data_dir=/elsewhere", "dataset.memory=0.5", "dataset.workers=1", "+trainer.detect_anomaly=false"]
     command("train.py", *TINY, "augment=thesis", f"hydra.run.dir={folder}", *other)
     assert state(folder)["state"] == "done"
     kept = OmegaConf.load(folder / ".hydra" / "config.yaml")
     assert (kept.data_dir, kept.dataset.memory, kept.dataset.workers) == ("/elsewhere", 0.5, 1)
+    assert "sync_batchnorm" not in kept.trainer
     assert (folder / "metrics.csv").read_text() == (run[0] / "metrics.csv").read_text()
     assert (folder / "per_image_test.csv").read_text() == (run[0] / "per_image_test.csv").read_text()
 

@@ -158,7 +158,7 @@ def predict_files(
         elif probabilities == "npz":
             content = io.BytesIO()
             np.savez_compressed(content, probability=probability.astype(np.float16))
-            write_bytes(out / f"{file.stem}_probability.npz", content.getvalue())
+            write_bytes(out / f"{file.stem}_probability.npz", content.getbuffer(), sync=False)
         if overlays:
             _write_png(out / f"{file.stem}_overlay.png", figures.outlined(image, mask))
         return float(mask.mean()), submission and submission.write(mask)
@@ -188,4 +188,4 @@ def predict_files(
 def _write_png(path: Path, pixels: np.ndarray) -> None:
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, format="PNG")
-    write_bytes(path, content.getbuffer())
+    write_bytes(path, content.getbuffer(), sync=False)

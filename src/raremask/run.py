@@ -21,7 +21,7 @@ from raremask.data.base import ImageMaskData
 from raremask.evaluation import Finished
 from raremask.figures import Paint, gallery
 from raremask.prediction import painter, predict_files
-from raremask.runfolder import claimed, flat, summaries, write_figure
+from raremask.runfolder import claimed, flat, read_status, summaries, write_figure
 from raremask.scoring import SELECTION, load_choice, load_weights
 from raremask.terminal import quieten
 
@@ -41,24 +41,25 @@ def evaluate(cfg: DictConfig) -> float:
     """
     quieten()
     runs = _finished([Path(run) for run in runs_of(cfg.run)], cfg.checkpoint)
-    unchosen = [run.folder for run in runs if not (run.folder / SELECTION).is_file()]
-    if unchosen and cfg.split == "test":
+    unfinished = [run.folder for run in runs if not _has_ended(run.folder)]
+    if unfinished and cfg.split == "test":
         raise BadInput(
-            f"{unchosen[0]} has not ended: nothing was chosen on validation, and nobody would count this look at test. "
-            f"Let it end ({program('train')} resume={unchosen[0]}), or look at validation: split=val."
+            f"{unfinished[0]} has not ended: for its weights nothing was chosen on validation yet. Let it end "
+            f"({program('train')} resume={unfinished[0]}), or look at validation: split=val."
         )
     evaluation.same_images(runs, cfg.split)
     shown = evaluation.named(runs[0], cfg.split, cfg.images)
     parts = cfg.trainer if "trainer" in cfg else load_config(runs[0].folder).trainer
     trainer = build_trainer(parts, callbacks=[Progress()], logger=False, enable_checkpointing=False)
-    if cfg.checkpoint != "best" or unchosen:  # for which threshold, views and post-processing were chosen
-        runs = [
-            evaluation.choose_again(
-                trainer, run, cfg.checkpoint, OmegaConf.to_container(load_config(run.folder).selection)
-            )
-            for run in runs
-        ]
-    write = not (cfg.verify or unchosen)
+    runs = [
+        run
+        if cfg.checkpoint == "best" and run.folder not in unfinished  # for it this was chosen when it ended
+        else evaluation.choose_again(
+            trainer, run, cfg.checkpoint, OmegaConf.to_container(load_config(run.folder).selection)
+        )
+        for run in runs
+    ]
+    write = not (cfg.verify or unfinished)
     scored = [evaluation.score_again(trainer, run, cfg.split, cfg.checkpoint, write) for run in runs]
     judged = [images for images, _ in scored]
     if cfg.verify and trainer.is_global_zero:
@@ -73,6 +74,10 @@ def evaluate(cfg: DictConfig) -> float:
         write_figure(out / "comparison.png", figure, dpi=120)
         print(f"Picture: {os.path.relpath(out)}/comparison.png")
     return summaries(judged[0].counts, runs[0].module.empty)["dice"]
+
+
+def _has_ended(folder: Path) -> bool:
+    return (folder / SELECTION).is_file() and read_status(folder).get("state", "done") == "done"
 
 
 def _finished(folders: Sequence[Path], checkpoint: str) -> list[Finished]:

@@ -41,6 +41,8 @@ PLACE = (
     *("data_dir", "dataset.root", "dataset.workers", "dataset.memory"),
     *(f"trainer.{setting}" for setting in (*MACHINE, *QUIET)),
 )
+#: Files of a dataset of one's own: they may lie elsewhere when a run is gone on with.
+FILES = ("dataset.images", "dataset.masks", "dataset.pairs")
 UMASK = os.umask(0)  # what new files may not: it can only be asked for by setting it, so once, before there are threads
 os.umask(UMASK)
 SIGN = 1800  # seconds within which a run on another machine must have shown that it goes on
@@ -51,16 +53,23 @@ SUFFIXES = ("", "_fov", DEFAULT, f"_fov{DEFAULT}")
 SHOWN = ("dice", "iou", "precision", "recall", "dice_pooled", "dice_fov", "dice_filled", "left_empty", "false_alarms")
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file through a temporary one, so that a reader never sees half of it."""
+def write_bytes(path: Path, content: bytes | memoryview, sync: bool = True) -> None:
+    """Write a file through a temporary, hidden one, so that a reader never sees half of it.
+
+    Args:
+        path: Where; its folder is made.
+        content: What.
+        sync: Whether to wait until the disk has it, some milliseconds: for what could not be made again.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    number, name = tempfile.mkstemp(f".{path.name}", dir=path.parent)  # one for each that writes at the same time
+    number, name = tempfile.mkstemp(".part", f".{path.name}.", path.parent)  # one for each that writes at the same time
     partial = Path(name)
     try:
         with os.fdopen(number, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         partial.chmod(0o666 & ~UMASK)  # mkstemp lets nobody else read
         partial.replace(path)
     except BaseException:

@@ -139,7 +139,7 @@ def choose(
     candidates = {key: value for key, value in settings.items() if key not in ("views", "tile")}  # that is the module's
     pictures = data.splits["val"].pictures
     inside = module.monitor.endswith("_fov")
-    again = "Set TMPDIR to a larger disk, or make room there; resume= goes on, and only the scoring is left."
+    again = "Set TMPDIR to a larger disk, or make room there; of a training only the scoring is left, resume= does it."
     shelf = Shelf(VALIDATION_BYTES, "the probabilities of validation images", again)
     histograms, seen = {}, {}
 
@@ -240,7 +240,7 @@ def use_test(folder: Path) -> None:
 def looks_at_test(folder: Path) -> str:
     """Say how often a run has looked at the test split."""
     if not (folder / SELECTION).is_file():
-        return "This run has no selection.json, so nobody knows how often it looked at the test split."
+        return "This run has no selection.json yet, where its looks at the test split would be counted."
     uses = json.loads((folder / SELECTION).read_text())["test_uses"]
     return f"This run has looked at the test split {'once' if uses == 1 else f'{uses} times'}."
 

@@ -135,7 +135,9 @@ def differences(saved: DictConfig, cfg: DictConfig) -> list[str]:
     return [
         f"{key}: {before.get(key, 'nothing')} there, {now.get(key, 'nothing')} asked for"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key, "") != now.get(key, "") and key not in NO_PART
+        if before.get(key, "") != now.get(key, "")
+        and key not in NO_PART
+        and str(before.get(key, "")) != str(now.get(key, ""))  # a folder may be called 2018
     ]
 
 

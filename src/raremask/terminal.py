@@ -58,7 +58,8 @@ def warn_of_empty_masks(loss: nn.Module, share: float) -> None:
     learns = getattr(loss, "learns_from_empty", True)
     hardly = getattr(loss, "hardly_learns_from_empty", False)
     if share > MANY_EMPTY and (hardly or not learns):
-        name = " + ".join(getattr(loss, "terms", [type(loss).__name__]))
+        terms, weights = getattr(loss, "terms", ()), getattr(loss, "weights", {})
+        name = " + ".join(term for term in terms if weights[term]) or type(loss).__name__
         warnings.warn(
             f"{share:.0%} of the training masks are empty, and a batch without foreground (for losses per image, an "
             f"image) teaches {name} {'next to ' * learns}nothing: false positives cost "

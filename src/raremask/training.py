@@ -30,6 +30,7 @@ from raremask.module import Segmenter
 from raremask.receipt import check_same_data, data_digest, write_receipt
 from raremask.runfolder import (
     DEFAULT,
+    FILES,
     PLACE,
     begun,
     claimed,
@@ -267,11 +268,11 @@ def _resumed(cfg: DictConfig) -> DictConfig:
     saved = _saved(str(cfg.resume))
     changes = [text.lstrip("+") for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
     for change in changes:
-        if change.partition("=")[0] not in ("trainer.max_epochs", *PLACE):
+        if change.partition("=")[0] not in ("trainer.max_epochs", *PLACE, *FILES):
             raise BadInput(
                 f"{change}: a resumed run keeps its config; only trainer.max_epochs may change, where it runs "
-                "(trainer.accelerator, devices, strategy; dataset.workers, memory) and where its data lies (data_dir, "
-                "dataset.root)."
+                "(trainer.accelerator, trainer.devices, +trainer.strategy; dataset.workers, dataset.memory) and where "
+                "its data lies (data_dir, +dataset.root, +dataset.images, +dataset.masks, +dataset.pairs)."
             )
         if change.startswith("trainer.max_epochs=") and "T_max" in saved.scheduler:
             raise BadInput(
@@ -283,18 +284,22 @@ def _resumed(cfg: DictConfig) -> DictConfig:
 def _begun_before(cfg: DictConfig) -> DictConfig:
     """The config of the run that a job goes on with, in the place where it goes on."""
     saved, now = _saved(cfg.folder), flat(OmegaConf.to_container(cfg))
-    for key in (key for key in PLACE if key in now):
-        OmegaConf.update(saved, key, now[key], force_add=True)
+    for key in PLACE:
+        section, _, name = key.rpartition(".")
+        if key in now:
+            OmegaConf.update(saved, key, now[key])
+        elif section:
+            saved[section].pop(name, None)
     return saved
 
 
 def _keep_changes(cfg: DictConfig, folder: Path) -> None:
     """Keep what a resumed run changes, or a longer run that is killed could not be resumed."""
     file = folder / ".hydra" / "config.yaml"
-    saved = OmegaConf.load(file)
-    kept = OmegaConf.merge(saved, OmegaConf.masked_copy(cfg, ["data_dir", "dataset", "trainer"]))
+    saved, now = OmegaConf.to_container(OmegaConf.load(file)), OmegaConf.to_container(cfg)
+    kept = saved | {part: now[part] for part in ("data_dir", "dataset", "trainer")}
     if kept != saved:
-        write_text(file, OmegaConf.to_yaml(kept))
+        write_text(file, OmegaConf.to_yaml(OmegaConf.create(kept)))
 
 
 def _saved(folder: str) -> DictConfig:

@@ -337,7 +337,8 @@ def _where(
         return [*blocks, Paragraph(f"The images on which they differ most are {', '.join(names)}; not drawn: {error}")]
     figure = gallery(rows, "", paint, [run.label for run in shown])
     caption = f"Test images on which the first seeds of each differ most; {name} over each."
-    caption += " On an empty mask one painted pixel is enough for 0." * bool(len(vacant))
+    if len(vacant) and all(np.isin(table.scores[label][0][vacant], (0, 1)).all() for label in labels):
+        caption += " On an empty mask one painted pixel is enough for 0."
     return [*blocks, Plot("disagreement", figure, caption, dpi=90)]
 
 

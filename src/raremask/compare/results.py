@@ -200,11 +200,14 @@ def labelled(runs: Sequence[Run]) -> list[Run]:
     losses = {run.settings.get("loss") for run in runs}
     short = {key: _shortened({run.settings[key] for run in runs if key in run.settings}) for key in differ}
     last = [key.rpartition(".")[2] for key in differ]
-    called = {key: name if last.count(name) == 1 else key for key, name in zip(differ, last, strict=True)}
+    called = {
+        key: name if last.count(name) == 1 and key[0] != "~" else key for key, name in zip(differ, last, strict=True)
+    }
+    prefix = "experiment=" if recipes & losses else ""
     named = []
     for run in runs:
         here = [key for key in differ if key in run.settings]
-        parts = [run.settings["experiment"]] if "experiment" in here else []
+        parts = [f"{prefix}{run.settings['experiment']}"] if "experiment" in here else []
         parts += [run.settings["loss"]] if "loss" in run.settings and (len(losses) > 1 or not differ) else []
         parts += [f"{called[key]}={short[key][run.settings[key]]}" for key in here if key != "experiment"]
         named.append(replace(run, label=" ".join(parts) or run.settings.get("loss", "run")))
