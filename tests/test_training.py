@@ -352,7 +352,8 @@ def some_masks(tmp_path, empty=""):
         rows.append(f"image{index}.png,mask{index}.png,{split}")
     (tmp_path / "pairs.csv").write_text("\n".join(rows) + "\n")
     settings = [setting for setting in TINY if not setting.startswith("dataset")]
-    return [*settings, "dataset=folder", f"dataset.pairs={tmp_path / 'pairs.csv'}", "dataset.size=[32,32]"]
+    pairs = f"dataset.pairs={tmp_path / 'pairs.csv'}"
+    return [*settings, "dataset=folder", pairs, "dataset.size=[32,32]", "dataset.workers=0"]
 
 
 def test_validation_masks_that_are_all_empty_are_refused(train_anything, tmp_path):
