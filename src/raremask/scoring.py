@@ -230,11 +230,10 @@ def load_choice(folder: Path) -> Selection:
 
 @rank_zero_only
 def use_test(folder: Path) -> None:
-    """Count that the test split was looked at."""
-    if (folder / SELECTION).is_file():
-        facts = json.loads((folder / SELECTION).read_text())
-        facts["test_uses"] += 1
-        write_text(folder / SELECTION, json.dumps(facts, indent=2) + "\n")
+    """Count that the test split was looked at, which nothing does before a choice was made."""
+    facts = json.loads((folder / SELECTION).read_text())
+    facts["test_uses"] += 1
+    write_text(folder / SELECTION, json.dumps(facts, indent=2) + "\n")
 
 
 def looks_at_test(folder: Path) -> str:
