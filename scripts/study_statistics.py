@@ -3,8 +3,9 @@
     python scripts/study_statistics.py
 
 Scores are made up so that two losses do not differ in truth: each patient has a level of its own, several images
-around it, and a liking for one of the losses; each seed shifts all scores of its run. Then it is counted how often 95 %
-intervals hold the truth, and how often a difference is claimed.
+around it, and a liking for one of the losses; each seed shifts all scores of its run, and so may the images on which
+the runs of a fold were trained. Then it is counted how often 95 % intervals hold the truth, and how often a difference
+is claimed.
 """
 
 import datetime
@@ -17,20 +18,23 @@ from raremask.compare.statistics import by_group, estimate, means, pairs, permut
 
 PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
 #: Groups, images of each (on average; or of each), seeds, spread of the seeds, of a group's and an image's liking for
-#: a loss.
+#: a loss, folds, and how much the images on which those of a fold were trained suit a loss.
 CASES = (
-    (6, 22, 3, 0.01, 0.02, 0.0),
-    (7, 20, 3, 0.01, 0.02, 0.0),
-    (7, 20, 3, 0.0, 0.02, 0.1),
-    (7, 20, 3, 0.03, 0.0, 0.0),
-    (10, 42, 3, 0.01, 0.0, 0.1),
-    (10, (100, 80, 5, 5, 5, 5, 5, 5, 5, 5), 3, 0.01, 0.02, 0.05),
-    (24, 22, 2, 0.01, 0.02, 0.05),
-    (29, 20, 3, 0.01, 0.02, 0.0),
-    (50, 4, 5, 0.01, 0.02, 0.1),
-    (20, 1, 3, 0.01, 0.02, 0.0),
-    (100, 1, 3, 0.02, 0.02, 0.0),
-    (100, 1, 1, 0.02, 0.02, 0.0),
+    (6, 22, 3, 0.01, 0.02, 0.0, 1, 0.0),
+    (7, 20, 3, 0.01, 0.02, 0.0, 1, 0.0),
+    (7, 20, 3, 0.0, 0.02, 0.1, 1, 0.0),
+    (7, 20, 3, 0.03, 0.0, 0.0, 1, 0.0),
+    (10, 42, 3, 0.01, 0.0, 0.1, 1, 0.0),
+    (10, (100, 80, 5, 5, 5, 5, 5, 5, 5, 5), 3, 0.01, 0.02, 0.05, 1, 0.0),
+    (24, 22, 2, 0.01, 0.02, 0.05, 1, 0.0),
+    (29, 20, 3, 0.01, 0.02, 0.0, 1, 0.0),
+    (50, 4, 5, 0.01, 0.02, 0.1, 1, 0.0),
+    (20, 1, 3, 0.01, 0.02, 0.0, 1, 0.0),
+    (100, 1, 3, 0.02, 0.02, 0.0, 1, 0.0),
+    (100, 1, 1, 0.02, 0.02, 0.0, 1, 0.0),
+    (29, 20, 3, 0.02, 0.02, 0.0, 1, 0.02),
+    (29, 20, 3, 0.02, 0.02, 0.0, 4, 0.02),
+    (29, 20, 3, 0.02, 0.02, 0.0, 4, 0.01),
 )
 FAMILY = 5  # losses compared at once, in the last column
 DRAWS = 400
@@ -42,6 +46,8 @@ COLUMNS = (
     "spread of seeds",
     "patient x loss",
     "image x loss",
+    "folds",
+    "training x loss",
     "mean",
     "difference",
     "percentile bootstrap",
@@ -53,17 +59,19 @@ COLUMNS = (
 INTRODUCTION = """\
 Written by `scripts/study_statistics.py` on {date}: {times} made-up comparisons a row, of two losses that do not
 differ. Scores vary by patient (.1), by image (.1), by run and image (.05), and as the row says by seed and by
-patient or image and loss together (`patient x loss`: how well a loss suits a patient). `mean`, `difference`,
+patient or image and loss together (`patient x loss`: how well a loss suits a patient; `training x loss`: how well it
+suits the images on which all seeds were trained, in folds those of each fold). `mean`, `difference`,
 `percentile bootstrap`: how often 95 % intervals hold the truth (wanted: .95). `permutation alone`, `told apart`: how
 often a difference is claimed at 5 % (wanted: .05 or less); `found`: how often it is where the losses do differ, by
 {gap:g}."""
 EXPLANATION = """\
-`mean` and `difference` are the intervals of the report; `percentile bootstrap` is what they would be without
-Student's t and the seeds' own variance. `permutation alone` takes the trained networks as given, so seeds that
-differ make it claim too much; `told apart` is what the report goes by: the larger p value of permutation and
-interval, after Holm's correction, and never of one seed. The last column: how often anything is claimed of
-several losses at once, of which none differs. With one seed no interval can know how much seeds matter: those of the
-last row are too narrow, and the report says so."""
+`mean` and `difference` are the intervals of the report; `percentile bootstrap` draws groups and seeds again and takes
+percentiles, for which three seeds vary a third too little. `permutation alone` takes the trained networks as given,
+so seeds that differ make it claim too much; `told apart` is what the report goes by: the larger p value of
+permutation and interval, after Holm's correction, and never of one seed. The last column: how often anything is
+claimed of several losses at once, of which none differs. With one seed no interval can know how much seeds matter:
+those of the row with one are too narrow, and the report says so. Nor can it know how much the images matter on which
+all seeds were trained: in the last three rows a loss that suits them by chance is told apart far too often."""
 
 
 def made_up(
@@ -73,6 +81,8 @@ def made_up(
     shift: float,
     liking: float,
     taste: float,
+    folds: int,
+    suits: float,
     random: np.random.Generator,
 ):
     """Draw scores `(S, N)` of losses that do not differ, and the group of each image `(N,)`."""
@@ -86,6 +96,7 @@ def made_up(
         shared
         + random.normal(0, liking, groups)[group]
         + random.normal(0, taste, len(group))
+        + random.normal(0, suits, folds)[group % folds]
         + random.normal(0, shift, (seeds, 1))
         + random.normal(0, 0.05, (seeds, len(group)))
         for _ in range(FAMILY)

@@ -74,6 +74,12 @@ def answer(tmp_path, *arguments, script="train.py"):
         (["leaks=false"], "leaks=False is no answer to leaks"),
         (["monitor=null"], "monitor=None is not a score that is logged"),
         (["selection.metric=null"], "selection.metric=None must be one of dice"),
+        (["loss=dice", "loss.per_image=no"], "loss.per_image=no is read as a word. Write true or false."),
+        (["selection.holes=Off"], "selection.holes=Off is read as a word"),
+        (["retry=2"], "retry=2 must be true or false"),
+        (["seed=true"], "seed=True must be a whole number, 0 or more."),
+        (["optimizer.lr=nan"], "optimizer.lr=nan must be a number, 0 or more."),
+        (["selection.areas=[true]"], "must be a list of whole numbers"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -93,17 +99,17 @@ def test_what_a_command_has_is_known_and_nothing_else(name):
     with initialize_config_dir(str(commandline.CONF), version_base="1.3"):
         cfg = compose(name, overrides=["hydra.output_subdir=null"])
     OmegaConf.set_struct(cfg, False)
-    commandline.check_names(cfg, name)
+    commandline.check_settings(cfg, name)
     groups = {"predict": ["postprocess", "submission"], "evaluate": ["trainer"], "train": ["logger"]}
     for group in groups.get(name, []):
         cfg[group] = {}
-    commandline.check_names(cfg, name)
+    commandline.check_settings(cfg, name)
     cfg.width, cfg.twice = 12, "${width}"
     cfg[next(key for key in cfg if key not in ("width", "twice"))] = "${twice}"  # variables that are used
-    commandline.check_names(cfg, name)
+    commandline.check_settings(cfg, name)
     cfg.sead = 7
     with pytest.raises(BadInput, match=r"sead is not a setting of .*\nThere are: "):
-        commandline.check_names(cfg, name)
+        commandline.check_settings(cfg, name)
 
 
 def test_a_refused_command_leaves_no_run_folder(tmp_path):

@@ -204,7 +204,7 @@ def test_runs_that_lack_a_score_or_have_other_patients_are_refused(sweep):
     whole = table.read_text()
     rows = read_table(table)
     write_table(table, [{key: value for key, value in row.items() if key != "hd95"} for row in rows])
-    with pytest.raises(BadInput, match=r"dice seed 0 has no hd95 in its table"):
+    with pytest.raises(BadInput, match=r"dice seed 0 has no hd95 in its per_image_test.csv. Move that file"):
         results.table(labelled(folder), "hd95")
     table.write_text(whole)
     write_table(table, [row | {"group": "p"} for row in rows])
@@ -251,6 +251,65 @@ def test_every_score_is_of_the_same_images_for_all(sweep, tmp_path):
     alarms = head.split("|").index(" false alarms ")
     assert scores["dice"].split("|")[alarms].strip().startswith("1.000")
     assert scores["bce"].split("|")[alarms].strip().startswith("0.000")
+
+
+def emptied(folder, number, empty="one", painted=lambda run: True):
+    """Take the foreground of some images away: Dice is 0 where something is painted, else what the policy says."""
+    for run in folder.iterdir():
+        rows = read_table(run / "per_image_test.csv")
+        for row in rows[:number]:
+            left = {"one": 1.0, "skip": float("nan")}[empty]
+            found = painted(run)
+            row |= {"tp": 0, "fn": 0, "fp": 7 * found, "foreground": 0.0, "dice": 0.0 if found else left}
+        write_table(run / "per_image_test.csv", rows)
+        status = json.loads((run / "status.json").read_text())
+        (run / "status.json").write_text(json.dumps(status | {"empty": empty}))
+
+
+@pytest.mark.parametrize("one_leaves_it", [True, False])
+def test_with_skip_empty_masks_are_left_out_whether_or_not_a_run_leaves_one_empty(sweep, one_leaves_it):
+    folder = sweep()
+    emptied(folder, 3, "skip", lambda run: not (one_leaves_it and run.name == "dice_0_None"))
+    table = results.table(labelled(folder), "dice")
+    assert (table.empties, len(table.images)) == (3, 21)
+    assert table.alarms == {"bce_dice": 1, "dice": pytest.approx(2 / 3 if one_leaves_it else 1), "dynamit": 1}
+
+
+def test_a_score_in_view_leaves_out_what_has_no_foreground_in_view(sweep):
+    folder = sweep()
+    for run in folder.iterdir():
+        rows = read_table(run / "per_image_test.csv")
+        for index, row in enumerate(rows):
+            inside = index > 1  # the first two have foreground only outside of the field of view
+            seen = {"tp_fov": row["tp"] * inside, "fn_fov": row["fn"] * inside, "fp_fov": row["fp"], "tn_fov": 99}
+            row |= seen | {"foreground_fov": row["foreground"] * inside, "dice_fov": row["dice"] * inside}
+        write_table(run / "per_image_test.csv", rows)
+        status = json.loads((run / "status.json").read_text())
+        (run / "status.json").write_text(json.dumps(status | {"empty": "skip"}))
+    assert results.table(labelled(folder), "dice_fov").empties == 2
+    assert results.table(labelled(folder), "dice").empties == 0
+
+
+def test_what_decides_stays_in_the_table_of_scores(sweep, tmp_path):
+    folder = sweep()
+    emptied(folder, 4)
+    said, _, text = report(tmp_path, folder, metric="dice_filled")
+    assert "highest mean Dice if not empty" in said
+    assert "| Dice if not empty |" in text
+    assert "| left empty |" in text
+    assert "4 images without foreground are left out, and with them what was painted there: on bce_dice 100%" in said
+
+
+@pytest.mark.parametrize(
+    ("threshold", "lost"), [(0.4, 0.1), (0.03, 0.0), (0.97, 0.0), (1 - 2**-15, 0.0), (2**-15, 0.0)]
+)
+def test_a_threshold_is_not_off_by_more_than_there_is(sweep, threshold, lost):
+    folder = sweep(seeds=(0,))
+    run = next(folder.iterdir())
+    selection = json.loads((run / "selection.json").read_text())
+    curve = selection["curve"] if threshold == 0.4 else [0.02] + [0.8] * 999
+    (run / "selection.json").write_text(json.dumps(selection | {"selection": {"threshold": threshold}, "curve": curve}))
+    assert results.read(run).threshold_drop() == pytest.approx(lost, abs=1e-9)
 
 
 def test_a_longer_training_beside_a_shorter_one_has_its_length_in_its_name(sweep):

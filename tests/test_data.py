@@ -315,6 +315,15 @@ def test_nerve_masks_are_read_from_files_or_from_run_lengths(tmp_path, as_files)
 
 
 @pytest.mark.filterwarnings("ignore:.*the full dataset has")
+@pytest.mark.parametrize("as_files", [True, False])
+def test_dark_nerve_images_of_16_bits_are_warned_of(tmp_path, as_files):
+    nerve_folder(tmp_path, as_files)
+    saved(tmp_path / "train" / "1_1.tif", np.full((42, 58), 3000, np.uint16))
+    with pytest.warns(UserWarning, match="no 16-bit image has a value above 3000"):
+        Nerve(root=str(tmp_path), size=None, channels=1, batch_size=2).setup()
+
+
+@pytest.mark.filterwarnings("ignore:.*the full dataset has")
 @pytest.mark.parametrize("name", ["12.tif", "1_2_3.tif", "a_1.tif"])
 def test_a_nerve_image_of_another_name_is_refused(tmp_path, name):
     saved(nerve_folder(tmp_path, True) / "train" / name, square(42, 58))
@@ -462,6 +471,9 @@ def test_a_table_names_the_pixels_that_count(tmp_path):
     data = own(tmp_path, pairs=pairs_table(tmp_path, text))
     native = data.splits["test"].pictures[0].native_valid()
     assert np.array_equal(native[0].numpy(), view > 0)
+    saved(tmp_path / "dark.png", np.zeros_like(view))
+    with pytest.raises(BadInput, match=r"dark.png: all black; a field of view must have pixels"):
+        own(tmp_path, pairs=pairs_table(tmp_path, text.replace("view.png,val", "dark.png,val")))
     with pytest.raises(BadInput, match="line 3 has no valid"):
         own(tmp_path, pairs=pairs_table(tmp_path, text.replace("view.png,val", ",val")))
 

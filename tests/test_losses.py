@@ -572,18 +572,23 @@ def test_a_sum_learns_from_empty_masks_if_a_term_with_a_weight_does():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_loss_says_that_it_learns_little_from_empty_masks_if_its_gradient_is_a_fiftieth(name):
+def test_a_loss_says_that_it_learns_nothing_from_empty_masks_if_it_has_no_gradient_there(name):
     torch.manual_seed(0)
-    logits, mask = torch.randn(2, 1, 128, 128), torch.zeros(2, 1, 128, 128)
+    loss, logits = configured(name), torch.randn(2, 1, 128, 128, requires_grad=True)
+    loss(logits, torch.zeros_like(logits)).backward()
+    assert (logits.grad.norm() > 0) == getattr(loss, "learns_from_empty", True)
 
-    def gradient(loss):
-        leaf = logits.clone().requires_grad_()
-        loss(leaf, mask).backward()
-        return leaf.grad.norm()
+
+@pytest.mark.parametrize("name", ["dice", "tversky", "focal_tversky"])
+def test_losses_of_overlap_learn_from_an_empty_mask_once_little_is_painted(name):
+    def gradient(loss, probability):
+        logits = torch.full((1, 1, 128, 128), float(torch.logit(torch.tensor(probability)))).requires_grad_()
+        loss(logits, torch.zeros_like(logits)).backward()
+        return logits.grad.norm()
 
     loss = configured(name)
-    little = getattr(loss, "hardly_learns_from_empty", False) or not getattr(loss, "learns_from_empty", True)
-    assert little == (gradient(loss) <= gradient(BCE()) / 50)
+    assert gradient(loss, 0.5) < gradient(BCE(), 0.5) / 50
+    assert gradient(loss, 0.001) > gradient(BCE(), 0.001) * 10
 
 
 def test_a_graph_break_is_noted():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raremask import scoring
-from raremask.metrics.calibration import BINS, histogram
+from raremask.metrics.calibration import BINS, EDGES, histogram
 from raremask.metrics.overlap import pixel_counts, score
 from raremask.selection import MARGIN, Selection, best_threshold, convincing, select, threshold_curve
 
@@ -49,6 +49,15 @@ def test_the_threshold_is_found_on_validation_and_holds_elsewhere():
     assert mean_dice(choice.selection, *images(seed=1)) > 0.98  # on images it has not seen
 
 
+@pytest.mark.parametrize("threshold", [2e-4, 1 - 2e-4])
+def test_a_threshold_close_to_0_or_1_is_found(threshold):
+    probabilities, masks = images(threshold=threshold)
+    choice = chosen(probabilities, masks)
+    assert choice.value > 0.8 > choice.default
+    assert choice.value == pytest.approx(mean_dice(choice.selection, probabilities, masks))
+    assert len(choice.curve) == 1000
+
+
 def test_the_values_that_are_reported_are_those_of_the_masks_it_makes():
     probabilities, masks = images()
     choice = chosen(probabilities, masks)
@@ -61,9 +70,9 @@ def test_the_values_that_are_reported_are_those_of_the_masks_it_makes():
 def test_the_threshold_is_as_good_as_the_best_but_for_a_margin(seed, peak):
     curve = np.random.default_rng(seed).random(BINS) ** (1 / peak)  # many good ones, or few
     threshold = best_threshold(curve)
-    assert curve[round(threshold * BINS)] >= curve.max() - MARGIN
-    nearer = [k for k in range(BINS) if abs(k - 500) < abs(round(threshold * BINS) - 500)]
-    assert all(curve[k] < curve.max() - MARGIN for k in nearer)
+    assert curve[EDGES[:-1] == threshold] >= curve.max() - MARGIN
+    nearer = abs(EDGES[:-1] - 0.5) < abs(threshold - 0.5)
+    assert (curve[nearer] < curve.max() - MARGIN).all()
 
 
 def test_where_nothing_is_gained_nothing_is_changed():

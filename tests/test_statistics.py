@@ -27,6 +27,17 @@ def drawn(groups, times=4000):
     return resample(groups, times, np.random.default_rng(1))
 
 
+def test_seeds_in_another_order_are_no_difference():
+    one = np.tile([[0.1], [0.2], [0.3]], 20)
+    found = pairs({"a": one, "b": one[::-1]}, np.arange(20))
+    assert [(pair.permutation, pair.wilcoxon, pair.holm) for pair in found.values()] == [(1, 1, 1)]
+
+
+def test_a_label_without_a_score_has_none():
+    found = estimate([np.full((2, 3), np.nan)], [1], np.arange(3))
+    assert np.isnan(found.value)
+
+
 def test_groups_are_drawn_whole():
     weights = drawn(np.array(["a", "a", "a", "b", "c", "c"]), 500)
     assert (weights[:, 0] == weights[:, 1]).all()

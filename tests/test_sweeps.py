@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 
 from conftest import ROOT, TINY
 from raremask import BadInput, sweeps
-from raremask.runfolder import read_status
+from raremask.commandline import job_name
+from raremask.runfolder import PLACE, read_status
 from raremask.sweeps import decide, differences, write_ledger
 from raremask.tables import read_table
 
@@ -93,6 +94,13 @@ def test_a_job_of_another_config_is_refused_with_the_difference(job, monkeypatch
     assert differences(CONFIG, OmegaConf.merge(CONFIG, {"dataset": {"size": 9}})) == [
         "dataset.size: nothing there, 9 asked for"
     ]
+
+
+def test_a_job_is_not_called_by_where_it_runs():
+    assert PLACE
+    for key in PLACE:
+        assert job_name("cvc", "dice", f"{key}=0&loss.smooth=2") == job_name("cvc", "dice", f"loss.smooth=2&+{key}=1")
+        assert job_name("cvc", f"{key}=0") == "cvc"
 
 
 def sweep(tmp_path, *arguments, wait=True, launcher="basic"):

@@ -433,10 +433,6 @@ def test_a_loss_that_learns_nothing_from_empty_masks_is_warned_of_where_many_are
     many = ("dataset.empty=0.6", "trainer.max_epochs=1")
     with pytest.warns(UserWarning, match=r"% of the training masks are empty, .* teaches Dynamit nothing"):
         train("loss=dynamit", *many)
-    with pytest.warns(UserWarning, match=r"teaches Dice next to nothing"):
-        train("loss=dice", *many, folder="dice")
-    with pytest.warns(UserWarning, match=r"teaches dice \+ cldice next to nothing"):
-        train("loss=cldice", *many, folder="cldice")
     train("loss=dynamit", "loss.empty=background", *many, folder="other")  # a warning would be an error
 
 

@@ -1,6 +1,7 @@
 """The search for settings."""
 
 import json
+import re
 
 import optuna
 import pytest
@@ -83,7 +84,7 @@ def test_of_a_whole_number_whole_ones_are_tried(tmp_path):
 def test_the_command_searches_on_validation_and_leaves_an_experiment(command, tmp_path, capsys, monkeypatch):
     (tmp_path / "typed_here").mkdir()
     monkeypatch.chdir(tmp_path / "typed_here")
-    settings = ["loss=tversky", "+trainer.detect_anomaly=true", "trainer.gradient_clip_val=null", "trials=2"]
+    settings = ["loss=tversky", "+trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=null", "trials=2"]
     command("tune.py", *TINY, *settings, f"folder={tmp_path / 'search'}")
     said = capsys.readouterr().out
     assert "trial 2/2: optimizer.lr=" in said
@@ -101,9 +102,13 @@ def test_the_command_searches_on_validation_and_leaves_an_experiment(command, tm
     assert again.dataset.size == [48, 40]  # what was typed belongs to the recipe
     assert again.trainer.max_epochs == 2
     assert again.trainer.gradient_clip_val is None
-    assert again.trainer.detect_anomaly
+    assert again.trainer.accumulate_grad_batches == 2
     assert again.loss._target_.endswith("Tversky")
     assert not list(tmp_path.rglob("per_image_test.csv"))  # nobody looked at the test split
+
+    command("tune.py", *TINY, *settings, f"folder={tmp_path / 'search'}", "dataset.memory=3.0")  # goes on elsewhere
+    assert "trial" not in capsys.readouterr().out  # there was nothing left to do
+    assert OmegaConf.create((tmp_path / "search" / "best.yaml").read_text()) == recipe
 
 
 @pytest.mark.filterwarnings("ignore:Choices for a categorical distribution should be a tuple")  # lists, said by Optuna
@@ -147,3 +152,6 @@ def test_a_setting_that_is_none_is_refused(command, tmp_path):
         command("tune.py", *TINY, "space={loss:[dice,bce]}", f"folder={tmp_path}")
     with pytest.raises(BadInput, match=r"augment.steps.horizontal_flip.* was left out, and the recipe of a search"):
         command("tune.py", *TINY, "augment=flips", "~augment.steps.horizontal_flip", f"folder={tmp_path}")
+    for of_a_run in ("leaks=error", "selection.views=[none]", "resume=x", "~logger"):
+        with pytest.raises(BadInput, match=rf"{re.escape(of_a_run)}: a search does nothing with it"):
+            command("tune.py", *TINY, of_a_run, f"folder={tmp_path}")

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from raremask import BadInput
 from raremask.errors import ELSEWHERE, listed, meant
 from raremask.metrics.overlap import EMPTY, SCORES
-from raremask.runfolder import STATUS, read_status, slurm_job
+from raremask.runfolder import PLACE, STATUS, flat, read_status, slurm_job
 
 HERE = Path(__file__).parent
 #: Folder of all choices: beside `src` in a checkout, inside of the package where it is installed.
@@ -32,13 +32,14 @@ PALETTES = ("classic", "colour_blind")  # of raremask.figures, likewise
 def job_name(*choices: object) -> str:
     """Name a job of a sweep by its choices, without `=`, `,` or `/`; of a setting's path the last part is enough.
 
-    Other choices are `setting=value`, joined with `&`. A long name ends in a digest of all of it, so that two jobs
-    never share one.
+    Other choices are `setting=value`, joined with `&`; where a job runs is no part of its name. A long name ends in a
+    digest of all of it, so that two jobs never share one.
 
-    >>> job_name("cvc", "unet", "dice", "seed0", "optimizer.lr=0.1&dataset.size=[64,64]")
+    >>> job_name("cvc", "unet", "dice", "seed0", "optimizer.lr=0.1&dataset.size=[64,64]&dataset.workers=0")
     'cvc_unet_dice_seed0_lr-0.1_size-64-64'
     """
     parts = [part for choice in choices for part in str(choice).split("&") if part]
+    parts = [part for part in parts if part.partition("=")[0].lstrip("+") not in PLACE]
     short = [re.sub(r"^[^=]*\.(?=[^=.]*=)", "", part) for part in parts]
     name = "_".join(re.sub(r"[^\w.+-]+", "-", part.translate({91: "", 93: ""})).strip("-") for part in short)
     return name if len(name) <= 120 else f"{name[:107]}_{hashlib.sha256('&'.join(parts).encode()).hexdigest()[:12]}"
@@ -124,15 +125,18 @@ def check(cfg: DictConfig) -> None:
         raise
 
 
-def check_names(cfg: DictConfig, command: str) -> None:
-    """Refuse settings that nobody reads: Hydra takes any that a recipe names, or that are typed with a `+`.
+def check_settings(cfg: DictConfig, command: str) -> None:
+    """Refuse settings that nobody reads, and `yes` and `no`, which Hydra reads as words: both would be taken as true.
 
-    A recipe may have variables of its own, if it uses them. What is inside a group is refused by the class that it is
-    for.
+    Hydra takes any setting that a recipe names, or that is typed with a `+`. A recipe may have variables of its own, if
+    it uses them. What is inside a group is refused by the class that it is for.
 
     Raises:
-        BadInput: If there is one at the top of the config.
+        BadInput: If there is one; of settings that nobody reads, at the top of the config.
     """
+    for path, value in flat(OmegaConf.to_container(cfg)).items():
+        if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off"):
+            raise BadInput(f"{path}={value} is read as a word. Write true or false.")
     known = _names(command)
     others = [str(key) for key in cfg if key not in known]
     used = set(re.findall(r"\$\{(\w+)", OmegaConf.to_yaml(cfg))) if others else set()
@@ -159,7 +163,7 @@ def _names(command: str) -> list[str]:
 
 
 def _check(cfg: DictConfig, command: str) -> None:
-    check_names(cfg, command)
+    check_settings(cfg, command)
     scores = [f"val/{name}{suffix}" for suffix in ("", "_fov") for name in (*SCORES, "dice_pooled", "iou_pooled")]
     if cfg.monitor not in scores:
         why = " The values of two losses, or of two stages, cannot be compared." if "loss" in str(cfg.monitor) else ""
@@ -169,8 +173,9 @@ def _check(cfg: DictConfig, command: str) -> None:
         )
     for key, kind, least in (("seed", int, 0), ("trainer.max_epochs", int, 1), ("optimizer.lr", (int, float), 0)):
         value = OmegaConf.select(cfg, key)
-        if not isinstance(value, kind) or value < least:
+        if not _is_number(value, kind, least):
             raise BadInput(f"{key}={value} must be a {'whole ' if kind is int else ''}number, {least} or more.")
+    _check_flags(cfg, "retry")
     _check_selection(cfg.selection)
     _check_figures(cfg.figures)
     if missing := [name for name in GROUPS if cfg.get(name) is None]:
@@ -189,8 +194,13 @@ def _check_figures(cfg: DictConfig) -> None:
     _check_keys(cfg, "figures", ("palette", "contours"))
     if cfg.palette not in PALETTES:
         raise BadInput(f"figures.palette={cfg.palette} must be one of {', '.join(PALETTES)}.")
-    if not isinstance(cfg.contours, bool):
-        raise BadInput(f"figures.contours={cfg.contours} must be true or false.")
+    _check_flags(cfg, "contours", part="figures.")
+
+
+def _check_flags(cfg: DictConfig, *keys: str, part: str = "") -> None:
+    for key in keys:
+        if not isinstance(cfg[key], bool):
+            raise BadInput(f"{part}{key}={cfg[key]} must be true or false.")
 
 
 def _check_keys(cfg: DictConfig, part: str, known: Sequence[str]) -> None:
@@ -202,9 +212,7 @@ def _check_keys(cfg: DictConfig, part: str, known: Sequence[str]) -> None:
 def _check_selection(cfg: DictConfig) -> None:
     """Refuse what would be found only after training, when what it needs is chosen."""
     _check_keys(cfg, "selection", ("metric", "views", "tile", "areas", "largest", "holes"))
-    for key in ("largest", "holes"):
-        if not isinstance(cfg[key], bool):
-            raise BadInput(f"selection.{key}={cfg[key]} must be true or false.")
+    _check_flags(cfg, "largest", "holes", part="selection.")
     if cfg.metric not in SCORES:
         raise BadInput(f"selection.metric={cfg.metric} must be one of {', '.join(SCORES)}.{meant(cfg.metric, SCORES)}")
     if not OmegaConf.is_list(cfg.views) or not cfg.views or not set(cfg.views) <= set(VIEWS):
@@ -216,7 +224,12 @@ def _check_selection(cfg: DictConfig) -> None:
 
 
 def _whole(numbers: Sequence[object], least: int) -> bool:
-    return all(isinstance(number, int) and number >= least for number in numbers)
+    return all(_is_number(number, int, least) for number in numbers)
+
+
+def _is_number(value: Any, kind: Any, least: float) -> bool:
+    """Whether a value is a number of a kind, neither true nor false, nor less than something, nor NaN."""
+    return isinstance(value, kind) and not isinstance(value, bool) and value >= least
 
 
 def check_dataset(cfg: DictConfig) -> None:
@@ -237,8 +250,6 @@ def check_dataset(cfg: DictConfig) -> None:
                 f"There is no folder {place}. Put the dataset there, name its folder with dataset.{key}=<folder>, "
                 "or name the folder of all datasets with the environment variable RAREMASK_DATA."
             )
-        if isinstance(place, int | float):
-            cfg.dataset[key] = str(place)  # a folder may be called 2018
 
 
 def check_tune(cfg: DictConfig) -> None:
@@ -248,7 +259,7 @@ def check_tune(cfg: DictConfig) -> None:
         BadInput: As :func:`check`; or if Optuna is not there, or the number of trials is below 1.
     """
     _check(cfg, "tune")
-    if not isinstance(cfg.trials, int) or cfg.trials < 1:
+    if not _is_number(cfg.trials, int, 1):
         raise BadInput(f"trials={cfg.trials} must be a whole number, 1 or more.")
     if importlib.util.find_spec("optuna") is None:
         raise BadInput("A search needs Optuna: pip install '.[tune]' in the checkout")
@@ -260,7 +271,7 @@ def check_compare(cfg: DictConfig) -> None:
     Raises:
         BadInput: If no folder is named or one is not there, or a number is out of its range.
     """
-    check_names(cfg, "compare")
+    check_settings(cfg, "compare")
     for place in folders_of(cfg.runs):
         if not place or not Path(place).is_dir():
             raise BadInput(
@@ -268,7 +279,7 @@ def check_compare(cfg: DictConfig) -> None:
             )
     _check_figures(cfg.figures)
     for key, kind, least in (("margin", (int, float), 0), ("draws", int, 100)):
-        if not isinstance(cfg[key], kind) or cfg[key] < least:
+        if not _is_number(cfg[key], kind, least):
             raise BadInput(f"{key}={cfg[key]} must be a number, {least} or more.")
 
 
@@ -278,7 +289,7 @@ def check_evaluate(cfg: DictConfig) -> None:
     Raises:
         BadInput: If a run is not there, or there is no such setting, split, figure or palette.
     """
-    check_names(cfg, "evaluate")
+    check_settings(cfg, "evaluate")
     for run in runs_of(cfg.run):
         check_run(run)
     _check_figures(cfg.figures)
@@ -286,8 +297,7 @@ def check_evaluate(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if value not in known:
             raise BadInput(f"{key}={value} must be {' or '.join(name or 'null' for name in known)}.")
-    if not isinstance(cfg.verify, bool):
-        raise BadInput(f"verify={cfg.verify} must be true or false.")
+    _check_flags(cfg, "verify")
     if cfg.images is not None and cfg.figure is None:
         raise BadInput("images= names those of a figure; add figure=comparison.")
 
@@ -298,7 +308,7 @@ def check_predict(cfg: DictConfig) -> None:
     Raises:
         BadInput: If a run or the images are not there, no folder is named for the masks, or a setting is unknown.
     """
-    check_names(cfg, "predict")
+    check_settings(cfg, "predict")
     for run in runs_of(cfg.run):
         if not run or not Path(run).exists():
             check_run(run)
@@ -306,12 +316,13 @@ def check_predict(cfg: DictConfig) -> None:
         raise BadInput(f"images={cfg.images}: name a folder of images, or one image.")
     if cfg.out is None or Path(str(cfg.out)).is_file():
         raise BadInput("Where should the masks go? Name a folder: out=<folder>")
-    if cfg.threshold is not None and not (isinstance(cfg.threshold, (int, float)) and 0 <= cfg.threshold < 1):
+    if cfg.threshold is not None and not (_is_number(cfg.threshold, (int, float), 0) and cfg.threshold < 1):
         raise BadInput(f"threshold={cfg.threshold} must be a number from 0 to below 1, or null.")
     if cfg.views not in (None, *VIEWS):
         raise BadInput(f"views={cfg.views} must be one of {', '.join(VIEWS)}, or null.{meant(str(cfg.views), VIEWS)}")
     if cfg.device not in DEVICES:
         raise BadInput(f"device={cfg.device} must be one of {', '.join(DEVICES)}.")
+    _check_flags(cfg, "overlays", "overwrite")
     if cfg.probabilities not in (None, "png", "npz"):
         raise BadInput(f"probabilities={cfg.probabilities} must be png, npz or null.")
 

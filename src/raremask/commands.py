@@ -85,7 +85,7 @@ def compare(cfg: DictConfig) -> None:
 @command("describe")
 def describe(cfg: DictConfig) -> None:
     """Look at a dataset before training: print the description and write it."""
-    commandline.check_names(cfg, "describe")
+    commandline.check_settings(cfg, "describe")
     commandline.check_dataset(cfg)
     from raremask import run
 

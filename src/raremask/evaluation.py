@@ -218,7 +218,7 @@ def side_by_side(
         print("Not averaged: the runs differ in dataset.size, resize, channels, bits or selection.tile.")
 
 
-def named(run: Finished, split: str, names: Any) -> list[str] | None:
+def asked_for(run: Finished, split: str, names: Any) -> list[str] | None:
     """Return the names of images that were asked for; None if none were.
 
     Args:
@@ -250,7 +250,7 @@ def comparison(
         runs: One or more, of the same images.
         judged: What each of them scored.
         split: `val` or `test`.
-        names: Which images, see :func:`named`; None takes `SHOWN`, spread evenly from the worst to the best mean Dice.
+        names: Which images, of :func:`asked_for`; None takes `SHOWN`, evenly from the worst to the best mean Dice.
     """
     pictures = {picture.name: index for index, picture in enumerate(runs[0].data.splits[split].pictures)}
     if names is None:

@@ -55,9 +55,9 @@ def check_same_data(folder: Path, data: str) -> None:
         data: Of :func:`data_digest`, now.
 
     Raises:
-        BadInput: If its receipt has another.
+        BadInput: If its receipt has another, or there is none.
     """
-    if (folder / RECEIPT).is_file() and read_receipt(folder)["data"] != data:
+    if read_receipt(folder)["data"] != data:
         raise BadInput(f"{folder} was trained on other images or masks than are there now. Start a new run.")
 
 

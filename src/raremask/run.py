@@ -1,6 +1,7 @@
 """What the entry points do but for training: evaluate, describe, predict, compare, tune."""
 
 import os
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import LearningRateMonitor
 from omegaconf import DictConfig, OmegaConf
 
 from raremask import BadInput, description, evaluation, shipped
@@ -23,7 +25,10 @@ from raremask.figures import Paint, gallery
 from raremask.prediction import painter, predict_files
 from raremask.runfolder import claimed, flat, read_status, summaries, write_figure
 from raremask.scoring import SELECTION, load_choice, load_weights
+from raremask.sweeps import NO_PART
 from raremask.terminal import quieten
+
+OF_A_RUN = ("resume", "retry", "sweep", "leaks", "selection", "figures", "logger")  # settings, not of a search
 
 
 def evaluate(cfg: DictConfig) -> float:
@@ -40,15 +45,16 @@ def evaluate(cfg: DictConfig) -> float:
             chosen on validation and the split is test.
     """
     quieten()
-    runs = _finished([Path(run) for run in runs_of(cfg.run)], cfg.checkpoint)
-    unfinished = [run.folder for run in runs if not _has_ended(run.folder)]
+    folders = [Path(run) for run in runs_of(cfg.run)]
+    unfinished = [folder for folder in folders if not _has_ended(folder)]
     if unfinished and cfg.split == "test":
         raise BadInput(
             f"{unfinished[0]} has not ended: for its weights nothing was chosen on validation yet. Let it end "
             f"({program('train')} resume={unfinished[0]}), or look at validation: split=val."
         )
+    runs = _finished(folders, cfg.checkpoint)
     evaluation.same_images(runs, cfg.split)
-    shown = evaluation.named(runs[0], cfg.split, cfg.images)
+    shown = evaluation.asked_for(runs[0], cfg.split, cfg.images)
     parts = cfg.trainer if "trainer" in cfg else load_config(runs[0].folder).trainer
     trainer = build_trainer(parts, callbacks=[Progress()], logger=False, enable_checkpointing=False)
     runs = [
@@ -175,7 +181,8 @@ def tune(cfg: DictConfig) -> float:
         The best score.
 
     Raises:
-        BadInput: If the space names no setting, the folder holds another search, or several processes are asked for.
+        BadInput: If the space names no setting, the folder holds another search, several processes are asked for, or a
+            setting is typed that only a run reads.
     """
     from raremask import tuning  # Optuna is an extra
 
@@ -183,13 +190,17 @@ def tune(cfg: DictConfig) -> float:
     if OmegaConf.select(cfg, "trainer.strategy", default="auto") != "auto":
         raise BadInput("A search trains in one process, one trial after another: leave trainer=ddp away.")
     folder, chosen = Path(str(cfg.folder)), HydraConfig.get()
+    for typed in chosen.overrides.task:
+        if re.split(r"[.=]", typed.lstrip("+~"), maxsplit=1)[0] in OF_A_RUN:
+            raise BadInput(f"{typed}: a search does nothing with it. Train the recipe that it finds with it.")
     if cfg.space:
         space = OmegaConf.to_container(cfg.space)
     else:
         space = dict(tuning.space_around({"lr": float(cfg.optimizer.lr)}, "optimizer"))
         space |= tuning.space_around(OmegaConf.to_container(cfg.loss), "loss")
     plain = OmegaConf.to_container(cfg)
-    config = flat({key: plain[key] for key in plain if key not in ("trials", "folder", "space", "data_dir")})
+    config = {path: value for path, value in flat(plain).items() if path.split(".")[0] not in ("trials", "space")}
+    config = {path: value for path, value in config.items() if path not in NO_PART}
     if unknown := [path for path in space if path not in config]:
         raise BadInput(f"space: {unknown[0]} is not a setting of this run, of which a search could change the value.")
     choices = {group: chosen.runtime.choices[group] for group in tuning.GROUPS if group in chosen.runtime.choices}
@@ -210,7 +221,8 @@ def _changes(config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str,
     Raises:
         BadInput: If something was taken away, which a recipe that is found could not say.
     """
-    untouched = flat(OmegaConf.to_container(compose("train", [f"{group}={one}" for group, one in choices.items()])))
+    plain = OmegaConf.to_container(compose("train", [f"{group}={one}" for group, one in choices.items()]))
+    untouched = {path: value for path, value in flat(plain).items() if path not in NO_PART}
     if lost := [path for path in untouched if path not in config and path.split(".")[0] in choices]:
         raise BadInput(
             f"{lost[0]} was left out, and the recipe of a search cannot say so. Set it to what does nothing."
@@ -235,7 +247,9 @@ def _trial(cfg: DictConfig, space: Collection[str]) -> Callable[..., float]:
             scores.append(score)
             tell(epoch, score)
 
-        parts = [instantiate(part) for name, part in one.callbacks.items() if name not in tuning.OF_A_FOLDER]
+        # a trial has neither a folder to write into nor a logger
+        parts = [instantiate(part) for part in one.callbacks.values() if not {"folder", "dirpath"} & part.keys()]
+        parts = [part for part in parts if not isinstance(part, LearningRateMonitor)]
         parts.append(tuning.Reporter(one.monitor, told))
         trainer = build_trainer(one.trainer, callbacks=parts, logger=False, enable_checkpointing=False)
         trainer.fit(module, datamodule=images)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from raremask.metrics.calibration import BINS, counts_at
+from raremask.metrics.calibration import BINS, EDGES, EVEN, counts_at
 from raremask.metrics.overlap import SCORES, mean, score
 from raremask.postprocess import Chain, FillHoles, LargestComponent, MinArea, Step
 
@@ -99,8 +99,9 @@ class Choice:
         selection: What was chosen.
         metric: The mean over images that was looked at.
         value: What it reached on validation.
-        default: What threshold 0.5 without any post-processing reaches there.
-        curve: The metric at each threshold k / 1000, with the chosen views and without post-processing.
+        default: What threshold 0.5 with the simplest of the views, without post-processing, reaches there.
+        curve: The metric at each threshold k / 1000, with the chosen views and without post-processing. (Those tried
+            lie closer below the first and above the last: :data:`raremask.metrics.calibration.EDGES`.)
         tried: Every step that was tried, in words, and what it reached.
         groups: How many patients or sequences the validation images are of.
     """
@@ -123,7 +124,8 @@ def threshold_curve(counted: np.ndarray, metric: str, empty: str) -> np.ndarray:
         empty: Policy for images whose mask and prediction are both empty.
 
     Returns:
-        `(BINS,)` for the thresholds k / BINS; NaN where all images are left out.
+        `(BINS,)` for the thresholds of :data:`raremask.metrics.calibration.EDGES` but 1; NaN where all images are left
+        out.
 
     Raises:
         ValueError: If there is no such score.
@@ -144,13 +146,11 @@ def best_threshold(curve: np.ndarray) -> float:
     Args:
         curve: `(BINS,)` of :func:`threshold_curve`.
 
-    >>> curve = np.zeros(BINS)
-    >>> curve[100:301] = 1
-    >>> best_threshold(curve)
+    >>> best_threshold(np.where(EDGES[:-1] <= 0.3, 1.0, 0.0))
     0.3
     """
-    good = np.flatnonzero(np.nan_to_num(curve, nan=-1) >= np.nanmax(curve) - MARGIN)
-    return float(good[np.argmin(np.abs(good - BINS // 2))]) / BINS
+    good = EDGES[:-1][np.nan_to_num(curve, nan=-1) >= np.nanmax(curve) - MARGIN]
+    return float(good[np.argmin(np.abs(good - 0.5))])
 
 
 def select(
@@ -181,7 +181,7 @@ def select(
     curves = {views: threshold_curve(counted, metric, empty) for views, counted in histograms.items()}
 
     def at(views: str, threshold: float) -> np.ndarray:
-        counts = np.array([counts_at(image)[round(threshold * BINS)] for image in histograms[views]])
+        counts = np.array([counts_at(image)[EDGES.searchsorted(threshold)] for image in histograms[views]])
         return score(counts, empty)[metric]
 
     chosen = Selection(views=next(iter(curves)))
@@ -193,7 +193,7 @@ def select(
         tried.append((candidate.words(), mean(reached)))
         if convincing(reached, values, groups):
             chosen, values = candidate, reached
-    curve = curves[chosen.views]
+    curve = curves[chosen.views][EDGES.searchsorted(np.arange(EVEN) / EVEN)]
     steps: list[dict[str, Any]] = [{"min_area": area} for area in sorted(areas)]
     steps += [{"largest": True}] * largest + [{"holes": True}] * holes
     for step in steps:

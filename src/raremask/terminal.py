@@ -49,21 +49,19 @@ def quieten() -> None:
 
 @rank_zero_only
 def warn_of_empty_masks(loss: nn.Module, share: float) -> None:
-    """Warn of a loss that learns nothing from empty masks, or hardly anything, if many are.
+    """Warn of a loss that learns nothing from empty masks, if many are.
 
     Args:
         loss: The loss.
         share: Of the training masks that are empty, in [0, 1].
     """
-    learns = getattr(loss, "learns_from_empty", True)
-    hardly = getattr(loss, "hardly_learns_from_empty", False)
-    if share > MANY_EMPTY and (hardly or not learns):
+    if share > MANY_EMPTY and not getattr(loss, "learns_from_empty", True):
         terms, weights = getattr(loss, "terms", ()), getattr(loss, "weights", {})
         name = " + ".join(term for term in terms if weights[term]) or type(loss).__name__
         warnings.warn(
             f"{share:.0%} of the training masks are empty, and a batch without foreground (for losses per image, an "
-            f"image) teaches {name} {'next to ' * learns}nothing: false positives cost "
-            f"{'little' if learns else 'nothing'} there. Compare with loss=bce_dice, which does learn from it.",
+            f"image) teaches {name} nothing: false positives cost nothing there. Compare with loss=bce_dice, which "
+            "does learn from it.",
             stacklevel=3,
         )
 

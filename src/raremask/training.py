@@ -24,6 +24,7 @@ from raremask.building import AUTO, build, build_trainer, check_trainer, choices
 from raremask.callbacks import LossSwitch
 from raremask.checkpoints import newest
 from raremask.commandline import program
+from raremask.data.base import ImageMaskData
 from raremask.figures import Paint
 from raremask.interruption import Interrupted, Interruption
 from raremask.module import Segmenter
@@ -158,7 +159,8 @@ def _train(
     write_masks(folder / "masks_test.csv", data, "test", judged["test"])
     scores = {split: summaries(images.counts, module.empty) for split, images in judged.items()}
     monitored = scores["val"][f"{cfg.monitor.removeprefix('val/')}{DEFAULT}"]
-    _ship(folder, cfg, module, choice.selection, names, scores)
+    network = OmegaConf.to_container(cfg.model, resolve=True)
+    _ship(folder, network, data, module, choice.selection, names, scores)
     draw(data, module, folder, choice, judged["test"], Paint(**cfg.figures))
     log_results(loggers, cfg, names, scores["test"], monitored, trainer.current_epoch)
     results |= {"best": monitored, "epochs": trainer.current_epoch}
@@ -202,14 +204,14 @@ def _check_claim(cfg: DictConfig, folder: Path, resume: bool) -> None:
 @rank_zero_only
 def _ship(
     folder: Path,
-    cfg: DictConfig,
+    network: dict[str, Any],
+    data: ImageMaskData,
     module: Segmenter,
     selection: Selection,
     names: dict[str, Any],
     scores: dict[str, dict[str, float]],
 ) -> None:
     """Write the model as it is handed on."""
-    network = OmegaConf.to_container(cfg.model, resolve=True)
     if "encoder_weights" in network:
         network["encoder_weights"] = None  # they are among the weights; nothing is fetched again
     versions = {"raremask": __version__, "torch": torch.__version__}
@@ -218,10 +220,10 @@ def _ship(
     }
     Shipped(
         network=network,
-        size=None if cfg.dataset.size is None else list(cfg.dataset.size),
-        resize=cfg.dataset.resize,
-        channels=cfg.dataset.channels,
-        bits=cfg.dataset.get("bits", 16),
+        size=None if data.size is None else list(data.size),
+        resize=data.resize,
+        channels=data.channels,
+        bits=data.bits,
         selection=selection,
         tile=None if module.tile is None else list(module.tile),
         provenance={"run": folder.name, **names, "versions": versions, "scores": reached},

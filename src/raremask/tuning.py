@@ -21,8 +21,6 @@ FACTOR = 4  # how far from a number in the config is looked, down and up
 SECOND = "loss@callbacks.switch.loss"  # the group of the second loss, where there is one
 #: Whose choices a found recipe names; the second loss stands in its callbacks, so after them.
 GROUPS = ("dataset", "model", "loss", "optimizer", "scheduler", "augment", "callbacks", SECOND)
-#: Callbacks that write into the folder of a run, which a trial of a search has not.
-OF_A_FOLDER = ("learning_rate", "panels", "numbers", "best", "best_of_stage", "history", "collapse", "last")
 Objective = Callable[[Mapping[str, Any], Callable[[int, float], None]], float]
 
 
@@ -187,7 +185,10 @@ def recipe(
         monitor: The score.
     """
     complete = [trial for trial in study.trials if trial.value is not None]
-    first = f"{study.trials[0].value:.4f}" if study.trials[0].value is not None else "cut off"
+    began = next(
+        trial for trial in study.trials if trial.state != optuna.trial.TrialState.FAIL
+    )  # not one that was killed
+    first = f"{began.value:.4f}" if began.value is not None else "cut off"
     nested: dict[str, Any] = {}
     for path, value in {**changes, **study.best_params}.items():
         node = nested
@@ -237,11 +238,11 @@ def write(
 
     Args:
         folder: Where.
-        study: As the others, see :func:`recipe`.
-        command: See there.
-        choices: See there.
-        changes: See there.
-        monitor: See there.
+        study: With one complete trial or more.
+        command: What was typed.
+        choices: What was chosen from each group.
+        changes: Values that were changed, by their path.
+        monitor: The score.
     """
     write_text(folder / "best.yaml", recipe(study, command, choices, changes, monitor))
     write_figure(folder / "study.png", draw(study, monitor), dpi=120)

@@ -59,7 +59,7 @@ def _left_out(compared: Table) -> Iterator[str]:
         shares = ", ".join(f"{label} {share:.0%}" for label, share in compared.alarms.items())
         yield (
             f"{compared.empties} images without foreground are left out, and with them what was painted there: on "
-            f"{shares} of them. Compare with empty=one, or look at specificity."
+            f"{shares} of them."
         )
 
 

@@ -116,7 +116,8 @@ pairs by Holm, is below 5 %. Equivalent: the interval lies within {margin:g} on 
 have shown: the smallest true difference that Student's test of this error finds four times of five, corrected for the \
 number of pairs (Bonferroni); of few groups the permutation test wants a larger one, and none if they are so few that \
 no p value can be below 5 %. Ranking: groups and seeds are drawn again, {draws} times. The highest of several means \
-was found on these same images, and so is a little too high."""
+was found on these same images, and so is a little too high. All seeds were trained on the same images (in folds: of \
+each fold), and what is told apart are losses on these: another draw of them could change it."""
 
 
 def words(
@@ -201,10 +202,11 @@ def _scores(runs: Sequence[Run], table: Table, metric: str) -> Grid:
     name = SHOWN.get(metric, metric)
     names = {metric: name, f"{metric}_default": f"{name} at 0.5"} | SHOWN  # what decides stands first
     columns = [column for column in names if any(column in row for run in runs for row in run.rows.values())]
-    tables = results.merged(runs)
-    laid = {column: _of_the_same(results.column(tables, column, table.images)) for column in columns}
-    if (table.foreground > 0).all():  # or there is nothing that they show
-        columns = [column for column in columns if column not in ("dice_filled", "left_empty", "false_alarms")]
+    merged = results.merged(runs)
+    laid = {column: _of_the_same(results.column(merged, column, table.images)) for column in columns}
+    if (table.foreground > 0).all():  # or there is nothing that they show; of those left out an objection tells
+        hidden = ("dice_filled", "false_alarms") if table.empties else ("dice_filled", "left_empty", "false_alarms")
+        columns = [column for column in columns if column not in hidden or column == metric]
     rows = []
     for label in table.scores:
         mine = [run for run in runs if run.label == label]

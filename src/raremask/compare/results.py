@@ -16,7 +16,7 @@ import yaml
 from raremask import BadInput
 from raremask.collapse import collapse
 from raremask.metrics.overlap import COUNTS, beside_empty, shares
-from raremask.runfolder import PLACE, flat
+from raremask.runfolder import DEFAULT, PLACE, flat
 from raremask.tables import read_table
 
 #: Settings that do not make another method: what was drawn at random, and where things lie or run.
@@ -78,11 +78,16 @@ class Run:
         return collapse(*shares(np.array([[row[name] for name in COUNTS] for row in self.rows.values()])))
 
     def threshold_drop(self) -> float:
-        """Return by how much the score on validation falls at worst if the threshold is off by 0.1; NaN if unknown."""
+        """Return by how much the score on validation falls at worst if the threshold is off by 0.1; NaN if unknown.
+
+        A threshold that is off cannot be below 0, at which everything is painted, or above 1.
+        """
         if not self.selection:
             return math.nan
-        curve, chosen = self.selection["curve"], round(self.selection["selection"]["threshold"] * 1000)
-        return curve[chosen] - min(curve[max(0, chosen - 100)], curve[min(len(curve) - 1, chosen + 100)])
+        curve = self.selection["curve"]
+        chosen, reach = round(self.selection["selection"]["threshold"] * len(curve)), len(curve) // 10
+        beside = [curve[index] for index in (chosen - reach, chosen + reach) if 0 < index < len(curve)]
+        return curve[min(max(1, chosen), len(curve) - 1)] - min(beside)
 
 
 @dataclass(frozen=True)
@@ -93,10 +98,10 @@ class Table:
         scores: `(S, N)` of each label, a row for each seed; NaN where an image is left out.
         images: `N` names.
         groups: `(N,)` group of each image.
-        foreground: `(N,)` true share of foreground.
+        foreground: `(N,)` true share of foreground; in the field of view, if the score is one of it.
         object_size: `(N,)` mean area of an object in pixels, NaN where there is none.
         lacking: How many images each run lacks that others have, by label and seed; only those that lack some.
-        empties: How many images without foreground are left out, for their scores are not all numbers.
+        empties: How many images without foreground are left out: by the policy `skip`, or for want of a score.
         alarms: On which share of those each label has painted something.
     """
 
@@ -266,14 +271,17 @@ def table(runs: Sequence[Run], metric: str) -> Table:
     _check_metric(tables, metric)
     everywhere = Counter(image for rows in tables.values() for image in rows)
     common = _in_common(tables, everywhere)
-    shared, alarms = common, {}
-    if any(math.isnan(rows[image].get(metric, math.nan)) for rows in tables.values() for image in common):
+    shared, alarms, suffix = common, {}, "_fov" if metric.removesuffix(DEFAULT).endswith("_fov") else ""
+    skipped = any(run.facts.get("empty") == "skip" for run in runs if run.rows)
+    if skipped or any(math.isnan(rows[image].get(metric, math.nan)) for rows in tables.values() for image in common):
         # an empty mask that is left empty has no score, one that is painted has: not the same images
-        shared = [image for image in common if all(rows[image]["foreground"] > 0 for rows in tables.values())]
+        of_all = {image: [rows[image][f"foreground{suffix}"] for rows in tables.values()] for image in common}
+        shared = [image for image, foreground in of_all.items() if all(share > 0 for share in foreground)]
         if not shared:
             raise BadInput(f"No image has foreground, and {metric} is not defined without.")
         left = sorted(set(common) - set(shared))
-        alarms = {label: float((fp > 0).mean()) for label, fp in column(tables, "fp", left).items()} if left else {}
+        painted = column(tables, f"fp{suffix}", left)
+        alarms = {label: float((fp > 0).mean()) for label, fp in painted.items()} if left else {}
     first = next(iter(tables.values()))
     truth = np.array([first[image]["tp"] + first[image]["fn"] for image in shared], float)
     objects = np.array([first[image].get("objects", math.nan) for image in shared], float)
@@ -281,7 +289,7 @@ def table(runs: Sequence[Run], metric: str) -> Table:
         scores=column(tables, metric, shared),
         images=shared,
         groups=np.array([str(first[image]["group"]) for image in shared]),
-        foreground=np.array([first[image]["foreground"] for image in shared], float),
+        foreground=np.array([first[image][f"foreground{suffix}"] for image in shared], float),
         object_size=np.divide(truth, objects, out=np.full(len(shared), np.nan), where=objects > 0),
         lacking={
             f"{label} seed {seed}": len(everywhere) - len(rows)
@@ -297,7 +305,10 @@ def _check_metric(tables: Merged, metric: str) -> None:
     lacking = [run for run, rows in tables.items() if not any(metric in row for row in rows.values())]
     if 0 < len(lacking) < len(tables):
         label, seed = lacking[0]
-        raise BadInput(f"{label} seed {seed} has no {metric} in its table; score it again with evaluate.py.")
+        raise BadInput(
+            f"{label} seed {seed} has no {metric} in its per_image_test.csv. Move that file away and score the run "
+            "again with evaluate.py, which writes it anew (and counts one more look at test)."
+        )
     columns = dict.fromkeys(key for rows in tables.values() for row in rows.values() for key in row)
     known = [key for key in columns if key.split("_")[0] not in NO_SCORES]
     if metric not in known:

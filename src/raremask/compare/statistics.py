@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
+from raremask.metrics.overlap import mean
+
 EXACT = 14  # groups up to which all 2 ** n changes of sign are tried
 CONFIDENCE = 0.95
 POWER = 0.8
@@ -130,7 +132,7 @@ def estimate(parts: Sequence[np.ndarray], signs: Sequence[int], groups: np.ndarr
         Efron & Stein (1981), https://doi.org/10.1214/aos/1176345462; Kish (1965), Survey Sampling.
     """
     combined = sum(sign * part.mean(axis=0) for sign, part in zip(signs, parts, strict=True))
-    value = float(np.nanmean(combined))
+    value = mean(combined)
     sums, sizes = by_group(combined, groups)
     count, images = len(sums), sizes.sum()
     if count < 2:
@@ -234,6 +236,7 @@ def pairs(
     measured, tested = {}, []
     for first, second in both:
         difference = scores[first].mean(axis=0) - scores[second].mean(axis=0)
+        difference[np.abs(difference) < 1e-12] = 0  # equal but for the order in which seeds were added up
         sums, numbers = by_group(difference, groups)
         interval = estimate([scores[first], scores[second]], [1, -1], groups)
         permutation = permutation_test(sums, max(times, 100 * len(both)), random)

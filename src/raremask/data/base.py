@@ -285,6 +285,8 @@ class ImageMaskData(LightningDataModule):
         for other, file in ((mask, record.mask), (valid, record.valid)):
             if other is not None and other.shape != image.shape[:2]:
                 return f"{file}: {_by(other.shape)} pixels, but {record.image} has {_by(image.shape[:2])}"
+        if valid is not None and not valid.any():
+            return f"{record.valid}: all black; a field of view must have pixels"
         size, keep = self.size or image.shape[:2], self.shelf.keep
         fitted_image, box = fit(image, size, self.resize)
 

@@ -41,7 +41,7 @@ class CVC(ImageMaskData):
 
     def __init__(self, root: str, **shared: Any):
         super().__init__(**shared)
-        self.root = Path(root)
+        self.root = Path(str(root))  # a folder may be called 2018
 
     def records(self) -> list[Record]:
         """Return the records of all frames.

@@ -25,7 +25,7 @@ class DRIVE(ImageMaskData):
 
     def __init__(self, root: str, **shared: Any):
         super().__init__(**shared)
-        self.root = Path(root)
+        self.root = Path(str(root))  # a folder may be called 2018
 
     def records(self) -> list[Record]:
         """Return the records of all images; `test` is fixed.

@@ -24,7 +24,7 @@ class ISIC2018(ImageMaskData):
 
     def __init__(self, root: str, **shared: Any):
         super().__init__(**shared)
-        self.root = Path(root)
+        self.root = Path(str(root))  # a folder may be called 2018
 
     def records(self) -> list[Record]:
         """Return the records of all images; the folders fix the splits.

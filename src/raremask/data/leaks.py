@@ -3,11 +3,10 @@
 A perceptual hash cannot: on real data (ImageHash 4.3, 256 bits) retinas of different people differ in as few bits (.07)
 as one lesion photographed twice (.08). Here each image becomes its fine structure, without brightness and shading, and
 two images are as alike as these correlate: as they are, or with what all images share (the edge of a field of view)
-taken out. Measured on
-1587 dermoscopic images: the eight pairs that are one lesion have .68 to .998, all other pairs at most .65; different
-retinas have at most .41 (.79 with the edge left in), frames of different colonoscopies .47. What it does not find: the
-frames of a video in which the camera moves, and other photographs of the same patient. That nothing is found does not
-prove that groups are complete.
+taken out. Measured on 1587 dermoscopic images: the eight pairs that are one lesion have .68 to .998, all other pairs at
+most .65; different retinas have at most .41 (.79 with the edge left in), frames of different colonoscopies .47. What it
+does not find: the frames of a video in which the camera moves, and other photographs of the same patient. That nothing
+is found does not prove that groups are complete.
 """
 
 from collections.abc import Sequence

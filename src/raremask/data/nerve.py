@@ -42,7 +42,7 @@ class Nerve(ImageMaskData):
 
     def __init__(self, root: str, **shared: Any):
         super().__init__(**shared)
-        self.root = Path(root)
+        self.root = Path(str(root))  # a folder may be called 2018
 
     def records(self) -> list[Record]:
         """Return the records of all training images.
@@ -77,7 +77,7 @@ class Nerve(ImageMaskData):
         """
         if not isinstance(record, WrittenMask):
             return super().arrays(record)
-        image = read_image(record.image, self.channels)
+        image = read_image(record.image, self.channels, self.bits, self.peaks)
         try:
             return image, RunLengths().read(record.runs, image.shape[:2]), None
         except ValueError as error:

@@ -41,16 +41,6 @@ class Sum(nn.Module):
         """Whether a false positive on an empty mask costs in any of the terms."""
         return any(self.weights[name] and getattr(term, "learns_from_empty", True) for name, term in self.terms.items())
 
-    @property
-    def hardly_learns_from_empty(self) -> bool:
-        """Whether no term with a weight learns more from an empty mask than hardly anything."""
-        return all(
-            not self.weights[name]
-            or not getattr(term, "learns_from_empty", True)
-            or getattr(term, "hardly_learns_from_empty", False)
-            for name, term in self.terms.items()
-        )
-
     def parts(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Return the weighted scalar of each term; their sum is the loss."""
         return {name: self.weights[name] * term(logits, mask) for name, term in self.terms.items()}

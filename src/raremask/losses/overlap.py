@@ -43,8 +43,6 @@ class Overlap(nn.Module):
         ValueError: If `smooth` is not positive.
     """
 
-    hardly_learns_from_empty = True  # in images of 128x128 with a fiftieth of cross-entropy's gradient, or less
-
     def __init__(self, smooth: float, per_image: bool):
         super().__init__()
         if not smooth > 0:

@@ -47,8 +47,6 @@ class ClDice(nn.Module):
     tensor(0.2857)
     """
 
-    hardly_learns_from_empty = True  # as Dice
-
     def __init__(self, iterations: int = 3, smooth: float = 1.0):
         super().__init__()
         if iterations < 1 or not smooth > 0:

@@ -6,9 +6,13 @@ adds up over images, and holds the counts at every threshold too.
 
 import numpy as np
 
-BINS = 1000  # of the histogram; thresholds lie between them, at multiples of 1 / BINS
-THRESHOLDS = (np.arange(BINS + 1) / BINS).astype(np.float32)
-MIDDLES = (np.arange(BINS) + 0.5) / BINS
+EVEN = 1000  # steps from 0 to 1, where thresholds lie
+OCTAVES = np.exp2(np.arange(-20.0, -9.0))  # below the first step and above the last, where rare foreground needs them
+EDGES = np.concatenate([[0], OCTAVES, np.arange(1, EVEN) / EVEN, 1 - OCTAVES[::-1], [1]])
+BINS = len(EDGES) - 1  # of the histogram; bin k holds what is more than EDGES[k] and at most EDGES[k + 1]
+MIDDLES = (EDGES[:-1] + EDGES[1:]) / 2
+STEPS = (np.arange(EVEN + 1) / EVEN).astype(np.float32)
+LEAST = 126 - 20  # of float32, the exponent as it is stored of what lies below the least octave
 GROUPS = 15  # of the expected calibration error, as Guo et al. have it
 
 
@@ -21,21 +25,30 @@ def histogram(probability: np.ndarray, mask: np.ndarray, valid: np.ndarray | Non
         valid: `(H, W)` boolean, or None: then all pixels are taken as valid.
 
     Returns:
-        `(2, BINS)` int64: how many background (row 0) and foreground pixels (row 1) have a probability in
-        (k / BINS, (k + 1) / BINS]; 0 is in the first bin. With `valid` `(2, 2, BINS)`: the same of the pixels where it
-        does not hold, and of those where it does; their sum is that of all.
+        `(2, BINS)` int64: how many background (row 0) and foreground pixels (row 1) have a probability between two
+        :data:`EDGES`, the upper one included; 0 is in the first bin. With `valid` `(2, 2, BINS)`: the same of the
+        pixels where it does not hold, and of those where it does; their sum is that of all.
 
     >>> histogram(np.array([[0.0, 0.5, 1.0]]), np.array([[False, True, True]])).sum(axis=1).tolist()
     [1, 2]
     """
     probability = np.asarray(probability, np.float32).ravel()
-    scaled = probability * np.float32(BINS)
-    cell = np.fmin(np.fmax(np.ceil(scaled), 1), BINS).astype(np.intp) - 1
+    scaled = probability * np.float32(EVEN)
+    cell = np.fmin(np.fmax(np.ceil(scaled), 1), EVEN).astype(np.intp) - 1
     edge = np.rint(scaled)
     # rounding may have missed by one; at 0 and 1, where sure networks have most of their pixels, it cannot
-    close = np.flatnonzero((np.abs(scaled - edge) < 3e-4) & (edge > 0) & (edge < BINS))
+    close = np.flatnonzero((np.abs(scaled - edge) < 3e-4) & (edge > 0) & (edge < EVEN))
     edge = edge[close].astype(np.intp)
-    cell[close] = edge - (probability[close] <= THRESHOLDS[edge])
+    cell[close] = edge - (probability[close] <= STEPS[edge])
+    # the first and the last step are divided by octaves, which are the exponents of floats
+    first, last = cell == 0, np.flatnonzero(cell == EVEN - 1)
+    octave = probability.view(np.int32) - 1  # the float before, for an edge belongs to what is below
+    octave >>= 23
+    octave -= LEAST
+    cell += len(OCTAVES)
+    np.copyto(cell, np.clip(octave, 0, len(OCTAVES), out=octave), where=first)
+    octave = ((1 - probability[last]).view(np.int32) >> 23) - LEAST
+    cell[last] = BINS - 1 - octave.clip(0, len(OCTAVES))
     cell += BINS * mask.ravel()
     if valid is None:
         return np.bincount(cell, minlength=2 * BINS).reshape(2, BINS)
@@ -44,14 +57,13 @@ def histogram(probability: np.ndarray, mask: np.ndarray, valid: np.ndarray | Non
 
 
 def counts_at(counted: np.ndarray) -> np.ndarray:
-    """Counts at every threshold of the grid k / BINS; foreground is what is more than it.
+    """Counts at every threshold of :data:`EDGES` but 1; foreground is what is more than it.
 
     Args:
         counted: `(..., 2, BINS)` of :func:`histogram`.
 
     Returns:
-        `(..., BINS, 4)` int64: tp, fp, fn, tn for the thresholds 0 (at which everything is foreground, 0 too),
-        1 / BINS, ...
+        `(..., BINS, 4)` int64: tp, fp, fn, tn; at threshold 0 everything is foreground, 0 too.
     """
     above = counted[..., ::-1].cumsum(axis=-1)[..., ::-1]
     total = counted.sum(axis=-1, keepdims=True)
@@ -108,6 +120,6 @@ def reliability(counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _grouped(counted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels, sum of their probabilities and foreground pixels in each group."""
-    group = np.arange(BINS) * GROUPS // BINS
+    group = (MIDDLES * GROUPS).astype(int)
     pixels = counted.sum(axis=0)
     return np.bincount(group, pixels), np.bincount(group, pixels * MIDDLES), np.bincount(group, counted[1])

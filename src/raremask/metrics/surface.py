@@ -2,8 +2,9 @@
 
 The outline of a mask are its pixels with a background pixel, or the frame of the image, above, below, left or right of
 them. Where neither mask has foreground there is nothing to measure: distances are 0 and shares 1. Where one has none,
-the object is missed or made up: distances are the diagonal of the image, shares are 0. A mean over images therefore
-never improves because an object is missed.
+all is missed or made up: distances are the diagonal of the image, shares are 0. A mean over images therefore never
+improves because an image is left empty. One object of several may be missed without harm to `hd95` and `nsd`, or even
+to their gain; look at the scores of objects, too.
 """
 
 import math
