@@ -253,6 +253,23 @@ def test_every_score_is_of_the_same_images_for_all(sweep, tmp_path):
     assert scores["bce"].split("|")[alarms].strip().startswith("0.000")
 
 
+def test_it_is_said_in_how_many_folds_the_better_one_is_better(sweep, tmp_path):
+    folder = sweep(losses={"dice": 0.5, "bce": 0.6}, folds=(0, 1, 2))
+    for seed in range(3):  # in one fold it is the other way round
+        rows = [
+            row | {"dice": row["dice"] - 0.2} for row in read_table(folder / f"bce_{seed}_1" / "per_image_test.csv")
+        ]
+        write_table(folder / f"bce_{seed}_1" / "per_image_test.csv", rows)
+    _, _, text = report(tmp_path, folder)
+    line = next(line for line in text.splitlines() if line.startswith("| bce | dice |"))
+    assert line.split("|")[4].strip() == "2 of 3"
+    assert "| folds |" in text
+    split = folder / "bce_0_1" / ".hydra" / "config.yaml"  # folds of its own
+    split.write_text(split.read_text().replace("fold: 1", "fold: 2"))
+    _, _, text = report(tmp_path, folder)
+    assert "| folds |" not in text
+
+
 def emptied(folder, number, empty="one", painted=lambda run: True):
     """Take the foreground of some images away: Dice is 0 where something is painted, else what the policy says."""
     for run in folder.iterdir():

@@ -15,7 +15,7 @@ from raremask.compare.objections import objections
 from raremask.compare.results import Run, Table
 from raremask.compare.statistics import Estimate, Pair, cliques, estimate, pairs, ranks, resample
 from raremask.figures import Paint, Row, gallery
-from raremask.metrics.overlap import COUNTS, baselines
+from raremask.metrics.overlap import COUNTS, baselines, mean
 from raremask.runfolder import summaries, write_text
 from raremask.runlengths import RunLengths
 from raremask.tables import read_table
@@ -111,13 +111,14 @@ The score of a run is the mean over images; of a loss, the mean over its seeds. 
 jackknife that leaves out a group at a time, plus the variance between seeds, with Student's t and the degrees of \
 freedom of Welch and Satterthwaite; groups of unequal size count as fewer. Permutation: the signs of the groups' \
 differences are changed, all ways up to 14 groups, 20,000 random ones and more beyond. Wilcoxon and effect count each \
-group once. Told apart: the larger of the permutation's p value and the interval's own, corrected for the number of \
-pairs by Holm, is below 5 %. Equivalent: the interval lies within {margin:g} on both sides of 0; not corrected. Could \
-have shown: the smallest true difference that Student's test of this error finds four times of five, corrected for the \
-number of pairs (Bonferroni); of few groups the permutation test wants a larger one, and none if they are so few that \
-no p value can be below 5 %. Ranking: groups and seeds are drawn again, {draws} times. The highest of several means \
-was found on these same images, and so is a little too high. All seeds were trained on the same images (in folds: of \
-each fold), and what is told apart are losses on these: another draw of them could change it."""
+group once. Folds: in how many of them the better one is better, too. Told apart: the larger of the permutation's p \
+value and the interval's own, corrected for the number of pairs by Holm, is below 5 %. Equivalent: the interval lies \
+within {margin:g} on both sides of 0; not corrected. Could have shown: the smallest true difference that Student's \
+test of this error finds four times of five, corrected for the number of pairs (Bonferroni); of few groups the \
+permutation test wants a larger one, and none if they are so few that no p value can be below 5 %. Ranking: groups \
+and seeds are drawn again, {draws} times. The highest of several means was found on these same images, and so is a \
+little too high. All seeds were trained on the same images (in folds: of each fold), and what is told apart are \
+losses on these: another draw of them could change it."""
 
 
 def words(
@@ -281,12 +282,14 @@ def _told_apart(
         return []
     labels = list(means)
     stretches = cliques(labels, lambda one, other: found[one, other].told_apart)
-    columns = ("better", "worse", "difference", "permutation", "Holm", "Wilcoxon", "effect", "win/tie/loss", "verdict")
+    columns = ["better", "worse", "difference", "permutation", "Holm", "Wilcoxon", "effect", "win/tie/loss", "verdict"]
+    columns[3:3] = ["folds"] * (table.folds is not None)
     rows = [
         [
             first,
             second,
             span(pair.difference),
+            *_in_folds(table, first, second),
             f"{pair.permutation:.2g}",
             f"{pair.holm:.2g}",
             f"{pair.wilcoxon:.2g}",
@@ -309,6 +312,15 @@ def _told_apart(
     order = ranks(table.scores, resample(table.groups, draws, np.random.default_rng(0)))
     figure = drawings.ranking({label: order[label] for label in labels})
     return [*blocks, Plot("ranking", figure, "How sure the ranking is; of few seeds or groups somewhat too sure.")]
+
+
+def _in_folds(table: Table, first: str, second: str) -> list[str]:
+    """In how many folds, each trained on other images, the better one is better, too."""
+    if table.folds is None:
+        return []
+    difference = table.scores[first].mean(axis=0) - table.scores[second].mean(axis=0)
+    leads = [mean(difference[table.folds == fold]) > 0 for fold in np.unique(table.folds)]
+    return [f"{sum(leads)} of {len(leads)}"]
 
 
 def _where(

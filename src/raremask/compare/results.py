@@ -100,6 +100,7 @@ class Table:
         groups: `(N,)` group of each image.
         foreground: `(N,)` true share of foreground; in the field of view, if the score is one of it.
         object_size: `(N,)` mean area of an object in pixels, NaN where there is none.
+        folds: `(N,)` the fold that tests each image, in all runs; None if there are no folds, or each seed has its own.
         lacking: How many images each run lacks that others have, by label and seed; only those that lack some.
         empties: How many images without foreground are left out: by the policy `skip`, or for want of a score.
         alarms: On which share of those each label has painted something.
@@ -110,6 +111,7 @@ class Table:
     groups: np.ndarray
     foreground: np.ndarray
     object_size: np.ndarray
+    folds: np.ndarray | None
     lacking: dict[str, int]
     empties: int
     alarms: dict[str, float]
@@ -291,6 +293,7 @@ def table(runs: Sequence[Run], metric: str) -> Table:
         groups=np.array([str(first[image]["group"]) for image in shared]),
         foreground=np.array([first[image][f"foreground{suffix}"] for image in shared], float),
         object_size=np.divide(truth, objects, out=np.full(len(shared), np.nan), where=objects > 0),
+        folds=_folds(runs, shared),
         lacking={
             f"{label} seed {seed}": len(everywhere) - len(rows)
             for (label, seed), rows in tables.items()
@@ -299,6 +302,17 @@ def table(runs: Sequence[Run], metric: str) -> Table:
         empties=len(common) - len(shared),
         alarms=alarms,
     )
+
+
+def _folds(runs: Sequence[Run], images: Sequence[str]) -> np.ndarray | None:
+    testing: dict[str, set[int | None]] = {}
+    for run in runs:
+        for image in run.rows:
+            testing.setdefault(image, set()).add(run.fold)
+    if any(len(testing[image]) > 1 for image in images):
+        return None
+    folds = np.array([next(iter(testing[image])) for image in images])
+    return folds if len(set(folds.tolist())) > 1 else None
 
 
 def _check_metric(tables: Merged, metric: str) -> None:
