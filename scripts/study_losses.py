@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from raremask.metrics.overlap import score
-from raremask.runfolder import read_counts
+from raremask.metrics.overlap import beside_empty, mean, score
+from raremask.runfolder import read_status
+from raremask.scoretables import read_counts
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (0, 1, 2)
@@ -58,11 +59,6 @@ def run(sweep: str, *overrides: str) -> Path:
     return folder
 
 
-def read_status(run: Path) -> dict:
-    """Return what a run says of itself."""
-    return json.loads((run / "status.json").read_text())
-
-
 def finished(folder: Path) -> list[Path]:
     """Return the runs that are done, by seed."""
     done = [file.parent for file in folder.glob("*/status.json") if read_status(file.parent)["state"] == "done"]
@@ -79,19 +75,9 @@ def dice(folder: Path) -> np.ndarray:
     return np.array([score(table, "one")["dice"].mean() for table in tables(folder)])
 
 
-def dice_of_filled(folder: Path) -> np.ndarray:
-    """Return the mean test Dice of each seed over the images that have foreground."""
-    return np.array([score(table[~is_empty(table)], "one")["dice"].mean() for table in tables(folder)])
-
-
-def false_alarms(folder: Path) -> np.ndarray:
-    """Return, for each seed, the share of the empty test masks on which something was painted."""
-    return np.array([np.mean(table[is_empty(table), 1] > 0) for table in tables(folder)])
-
-
-def is_empty(table: np.ndarray) -> np.ndarray:
-    """Which images have no foreground: neither true positives nor false negatives."""
-    return table[:, 0] + table[:, 2] == 0
+def hidden(folder: Path, name: str) -> np.ndarray:
+    """Return the mean of each seed of what empty masks hide, see `raremask.metrics.overlap.beside_empty`."""
+    return np.array([mean(beside_empty(table)[name]) for table in tables(folder)])
 
 
 def found_values(folder: Path) -> str:
@@ -144,9 +130,9 @@ def study_empty() -> list[str]:
         for empty in ("zero", "background"):
             overrides = ("dataset.empty=0.6", "dataset.foreground=0.05", f"loss={loss}", f"loss.empty={empty}")
             folder = run(f"study_empty/{loss}_{empty}", *overrides)
-            scores = (dice(folder), dice_of_filled(folder), false_alarms(folder))
+            scores = (dice(folder), hidden(folder, "dice_filled"), hidden(folder, "false_alarms"))
             lines.append(f"| {loss} | {empty} | {' | '.join(map(spread, scores))} |")
-    share = is_empty(tables(folder)[0]).mean()
+    share = np.isfinite(beside_empty(tables(folder)[0])["false_alarms"]).mean()
     lines.append(f"| all background | | {share:.3f} (the share of empty test masks) | 0 | 0 |")
     return lines
 

@@ -71,7 +71,8 @@ so seeds that differ make it claim too much; `told apart` is what the report goe
 permutation and interval, after Holm's correction, and never of one seed. The last column: how often anything is
 claimed of several losses at once, of which none differs. With one seed no interval can know how much seeds matter:
 those of the row with one are too narrow, and the report says so. Nor can it know how much the images matter on which
-all seeds were trained: in the last three rows a loss that suits them by chance is told apart far too often."""
+all seeds were trained: on a single split a loss that suits them by chance is told apart far too often, in four folds
+less so (the last three rows)."""
 
 
 def made_up(

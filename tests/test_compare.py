@@ -20,7 +20,8 @@ from raremask.compare.document import Grid, Notes, Paragraph, Section, write
 from raremask.compare.objections import objections
 from raremask.compare.report import compare, span, verdict, words
 from raremask.compare.statistics import Estimate, Pair, pairs
-from raremask.runfolder import write_scores, write_table
+from raremask.runfolder import write_table
+from raremask.scoretables import write_scores
 from raremask.tables import read_table
 
 QUALITY = {"dice": 0.55, "bce_dice": 0.6, "dynamit": 0.8}

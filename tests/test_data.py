@@ -503,6 +503,11 @@ def test_what_is_wrong_with_a_table_is_said(tmp_path, text, message):
         own(tmp_path, pairs=pairs_table(tmp_path, text))
 
 
+def test_a_table_may_come_from_windows(tmp_path):
+    text = "image,mask,split\n" + rows_of(",train", ",val", ",test").replace("/", "\\")
+    assert len(own(tmp_path, pairs=pairs_table(tmp_path, text)).pictures()) == 3
+
+
 def test_a_table_in_another_encoding_is_refused(tmp_path):
     file = pairs_table(tmp_path, "")
     Path(file).write_bytes(b"image,mask\n\xe9.jpg,x.png\n")

@@ -13,7 +13,7 @@ from raremask import BadInput, selection
 from raremask.data.phantom import Phantom
 from raremask.metrics.overlap import summary
 from raremask.module import Viewer
-from raremask.runfolder import read_counts
+from raremask.scoretables import read_counts
 from raremask.tables import read_table
 
 

@@ -109,6 +109,12 @@ def test_a_broken_image_is_named_and_the_others_are_done(run, command, tmp_path,
     assert np.array_equal(first, np.asarray(Image.open(tmp_path / "out" / "8.png")) > 0)
 
 
+def test_images_of_fewer_bits_than_in_training_are_warned_of(run, command, tmp_path):
+    saved(tmp_path / "new" / "1.tif", np.full((60, 52), 3000, np.uint16))
+    with pytest.warns(UserWarning, match="no 16-bit image has a value above 3000: read as 16 bits, as in training"):
+        command("predict.py", f"run={run[0]}", f"images={tmp_path / 'new'}", f"out={tmp_path / 'out'}")
+
+
 def test_nothing_is_predicted_over_what_is_there(run, command, tmp_path):
     source, out = new_images(tmp_path / "new"), tmp_path / "out"
     saved(out / "9.png", np.zeros((3, 3), np.uint8))

@@ -170,7 +170,8 @@ def lines(first, second):
         (lines(1, 255), r"areas of several values \(1, 255\)"),
         (lines(2, 255), r"areas of several values \(2, 255\)"),
         (lines((255, 0, 0), (0, 0, 255)), r"areas of several colours \(red, blue\)"),
-        (two_areas(1, 2), "the brightest value is 2, but foreground must be 1 or more than 127"),
+        (two_areas(1, 2), "labels 1, 2; foreground is one class here"),
+        (two_areas(0, 2), "the brightest value is 2, but foreground must be 1 or more than 127"),
     ],
 )
 def test_a_mask_of_several_classes_is_refused(tmp_path, pixels, message):
@@ -289,6 +290,9 @@ def test_a_tiff_of_other_colours_or_of_several_pictures_is_refused(tmp_path):
             file.write(square())
     with pytest.raises(BadInput, match=r"stack.tif: holds 3 pictures; save each as a file of its own"):
         read_image(tmp_path / "stack.tif", 1)
+    tifffile.imwrite(tmp_path / "pages.tif", np.stack([square()] * 7), photometric="minisblack")
+    with pytest.raises(BadInput, match=r"pages.tif: holds 7 pictures; save each as a file of its own"):
+        read_image(tmp_path / "pages.tif", 1)
     Image.fromarray(colour()).save(tmp_path / "small.tif", compression="jpeg", quality=95)  # which is YCbCr inside
     assert np.abs(read_image(tmp_path / "small.tif", 3).astype(int) - colour()).mean() < 20
 
@@ -356,6 +360,16 @@ def test_soft_edges_are_read_and_remarked_where_they_matter(tmp_path):
     deep = blurred(2).astype(np.uint16) * 257
     read_mask(saved(tmp_path / "deep.tif", deep), remarks)
     assert "pixels above 16383," in remarks[1]
+
+
+def test_a_photograph_is_no_mask_and_half_of_white_has_no_soft_edges(tmp_path):
+    photograph = np.random.default_rng(0).integers(60, 200, (40, 50, 3)).astype(np.uint8)
+    with pytest.raises(BadInput, match="most of it is gray, as in a photograph; are images and masks mixed up"):
+        read_mask(saved(tmp_path / "photograph.png", photograph))
+    remarks = []
+    half = (square() > 0).astype(np.uint8) * 128
+    assert read_mask(saved(tmp_path / "half.png", half), remarks).sum() == 80
+    assert remarks == []
 
 
 def folder(root, masks):

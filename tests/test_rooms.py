@@ -25,6 +25,7 @@ HILL = (
         "receipt",
         "interruption",
         "commandline",
+        "scoretables",
     },
     {"callbacks", "shipped", "sweeps", "compare", "description", "tuning"},
     {"building", "scoring", "prediction"},

@@ -22,7 +22,8 @@ from raremask.checkpoints import BestOfStage, RunCheckpoint
 from raremask.commandline import NEEDED, run_folder
 from raremask.data.phantom import Phantom
 from raremask.metrics.overlap import baselines, summary
-from raremask.runfolder import claimed, read_counts
+from raremask.runfolder import claimed
+from raremask.scoretables import read_counts
 from raremask.selection import Selection
 from raremask.tables import read_table
 from raremask.terminal import say_what_never_began
@@ -374,6 +375,15 @@ def test_a_run_goes_on_with_the_images_that_it_began_with(train_anything, comman
         file.rename(moved / file.name)
     command("train.py", f"resume={folder}", "trainer.max_epochs=3", f"+dataset.pairs={moved / 'pairs.csv'}")
     assert len(read_table(folder / "metrics.csv")) == 3
+
+    moved = moved.rename(tmp_path / "again")
+    with pytest.raises(BadInput, match="cannot be read"):
+        command("evaluate.py", f"run={folder}", "split=val", "trainer=cpu")
+    command("evaluate.py", f"run={folder}", "split=val", "trainer=cpu", f"dataset.pairs={moved / 'pairs.csv'}")
+    with pytest.raises(BadInput, match=r"dataset.root is not where the data of this run lies"):
+        command("evaluate.py", f"run={folder}", "split=val", "trainer=cpu", "dataset.root=x")
+    moved = moved.rename(tmp_path / "2018")
+
     before = (folder / "receipt.json").read_text()
     Image.fromarray(np.full((32, 32), 255, np.uint8)).save(moved / "mask0.png")
     with pytest.raises(BadInput, match="was trained on other images or masks than are there now"):
@@ -550,6 +560,15 @@ def test_what_has_been_looked_at_stays_looked_at_when_a_run_goes_on(run, command
     assert json.loads((folder / "selection.json").read_text())["test_uses"] == before + 1
 
 
+def test_a_run_that_is_done_is_not_scored_again_by_going_on(run, command, tmp_path, capsys):
+    folder = tmp_path / "done"
+    shutil.copytree(run[0], folder)
+    before = (folder / "selection.json").read_text()
+    command("train.py", f"resume={folder}")
+    assert (folder / "selection.json").read_text() == before
+    assert f"{folder} is done after 2 epochs: trainer.max_epochs=<more> trains longer" in capsys.readouterr().out
+
+
 def test_a_cosine_is_not_made_longer(train, command):
     folder = train("scheduler=cosine", "trainer.max_epochs=1")
     with pytest.raises(BadInput, match="the cosine of this run ends at epoch 1"):
@@ -562,8 +581,11 @@ def test_a_setting_that_is_none_does_not_spoil_the_run_that_it_was_typed_for(run
     before = (folder / ".hydra" / "config.yaml").read_text()
     with pytest.raises(BadInput, match=r"trainer.max_epoch=7: a resumed run keeps its config"):
         command("train.py", f"resume={folder}", "+trainer.max_epoch=7")
+    with pytest.raises(BadInput, match=r"trainer.max_epochs=1: 2 epochs of this run are trained already"):
+        command("train.py", f"resume={folder}", "trainer.max_epochs=1")
+    assert state(folder)["state"] == "done"
     with pytest.raises(InstantiationException, match="devices"):
-        command("train.py", f"resume={folder}", "trainer.devices=none")
+        command("train.py", f"resume={folder}", "trainer.max_epochs=7", "trainer.devices=none")
     assert (folder / ".hydra" / "config.yaml").read_text() == before
     with claimed(folder):
         done = python(str(ROOT / "src" / "train.py"), f"resume={folder}", "trainer.max_epochs=7")
@@ -577,6 +599,7 @@ def test_a_damaged_best_checkpoint_does_not_lose_the_training(run, command, tmp_
     folder = tmp_path / "run"
     shutil.copytree(run[0], folder)
     (folder / "checkpoints" / "best.ckpt").write_bytes(b"PK")
+    (folder / "status.json").write_text(json.dumps(state(folder) | {"state": "interrupted"}))
     command("train.py", f"resume={folder}")
     assert state(folder)["scored"] == "the last epoch, for best.ckpt is damaged"
     assert state(folder)["state"] == "done"

@@ -39,7 +39,8 @@ def job_name(*choices: object) -> str:
     'cvc_unet_dice_seed0_lr-0.1_size-64-64'
     """
     parts = [part for choice in choices for part in str(choice).split("&") if part]
-    parts = [part for part in parts if part.partition("=")[0].lstrip("+") not in PLACE]
+    where = {*PLACE} - {"dataset.root"}  # a sweep may be over several copies of a dataset
+    parts = [part for part in parts if part.partition("=")[0].lstrip("+") not in where]
     short = [re.sub(r"^[^=]*\.(?=[^=.]*=)", "", part) for part in parts]
     name = "_".join(re.sub(r"[^\w.+-]+", "-", part.translate({91: "", 93: ""})).strip("-") for part in short)
     return name if len(name) <= 120 else f"{name[:107]}_{hashlib.sha256('&'.join(parts).encode()).hexdigest()[:12]}"

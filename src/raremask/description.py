@@ -95,12 +95,12 @@ def suggestions(found: Mapping, data: ImageMaskData) -> list[Suggestion]:
         )
     else:
         made.append(Suggestion("", "every training image has foreground: any batch size will see some"))
-    native = found["sizes"][0]
+    high, wide = np.median([picture.size for _, picture in data.pictures()], axis=0).astype(int).tolist()
     thick = found["thickness"]["median"] if found["thickness"] else np.inf
-    if thick < 6 and native["height"] * native["width"] > 2 * height * width:
+    if thick < 6 and high * wide > 2 * height * width and high >= height and wide >= width:
         made.append(
             Suggestion(
-                f"dataset.size=[{native['height']},{native['width']}]",
+                f"dataset.size=[{high},{wide}]",
                 f"the foreground is {thick:.2g} pixels thick at {width}x{height}, and the files have more; with "
                 "crops, if that is too large for memory",
             )

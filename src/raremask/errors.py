@@ -91,6 +91,12 @@ def explain(error: Exception) -> str | None:
             return str(cause)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         *group, choice = error.missing_cfg_file.split("/")
+        if group[:1] == ["dataset"] and len(group) > 1:
+            path = error.missing_cfg_file.removeprefix("dataset/")
+            return (
+                f"dataset={path} is not there. Data of your own: dataset=folder dataset.images=<folder> "
+                "dataset.masks=<folder>"
+            )
         if group == ["hydra", "launcher"] and choice in LAUNCHERS:  # which one of ours builds on
             return f"This launcher needs a plugin: pip install '.[{LAUNCHERS[choice]}]' in the checkout"
         if group and error.options is not None:
@@ -106,7 +112,9 @@ def explain(error: Exception) -> str | None:
     if str(error).startswith("Only one of --run"):  # of Hydra's own options
         return str(error)
     if isinstance(error, OverrideParseException):
-        key, _, value = str(error.override).partition("=")
+        key, equals, value = str(error.override).partition("=")
+        if not equals:
+            return f"{key} is no setting. Write <setting>={key}; --help shows which there are."
         return (
             f"{error.override} cannot be read: {str(error).splitlines()[0]}. Where there are brackets, "
             f"spaces or letters beyond a to z, it takes two kinds of quotes: '{key}=\"{value}\"'; a list takes one."
@@ -168,7 +176,9 @@ def _paths(node: DictConfig, prefix: str = "") -> Iterator[str]:
 
 def meant(word: object, known: Iterable[str], group: str = "") -> str:
     """Ask whether one of those that are known was meant, if one is near: a sentence, or nothing."""
-    close = difflib.get_close_matches(str(word), known, n=2, cutoff=0.5)
+    known = list(known)
+    plain = re.sub(r"\W+", "_", str(word)).lower()
+    close = [plain] if plain in known else difflib.get_close_matches(str(word), known, n=2, cutoff=0.5)
     return f" Did you mean {' or '.join(f'{group}={name}' if group else name for name in close)}?" if close else ""
 
 

@@ -18,7 +18,7 @@ from raremask.data.base import ImageMaskData
 from raremask.inference import Predictor
 from raremask.metrics.overlap import score
 from raremask.module import Segmenter
-from raremask.runfolder import BEST, beside_baselines, format_scores, largest_change, summaries
+from raremask.scoretables import BEST, beside_baselines, format_scores, largest_change, summaries
 from raremask.scoring import Judged, choose, judge, looks_at_test, use_test, write_split
 from raremask.selection import Selection, together
 

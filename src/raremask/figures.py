@@ -320,6 +320,7 @@ def histograms(panels: Sequence[tuple[str, str, Sequence[float], bool]], intensi
         low, high = min(values), max(values)
         if wide and high > 20 * low:
             axis.set_xscale("log")
+            axis.xaxis.set_minor_formatter(NullFormatter())  # or labels are written over each other
             bins = np.geomspace(low * 0.95, high * 1.05, 31)
         elif wide:
             bins = np.linspace(low, max(high, low + 1e-6), 31)

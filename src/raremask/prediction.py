@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,13 @@ class Painter:
         predictor: Gives probabilities; in evaluation mode, on its device.
         model: How images are prepared, and the threshold.
         postprocess: Applied to the mask after that.
+        peaks: Gets the largest value of each 16-bit image.
     """
 
     predictor: Predictor
     model: Shipped
     postprocess: Step
+    peaks: list[int] = field(default_factory=list)
 
     @property
     def on_cpu(self) -> bool:
@@ -53,7 +55,7 @@ class Painter:
         Raises:
             BadInput: If the image cannot be read.
         """
-        image = read_image(file, self.model.channels, self.model.bits)
+        image = read_image(file, self.model.channels, self.model.bits, self.peaks)
         native = image.shape[:2]
         fitted, box = fit(image, tuple(self.model.size or native), self.model.resize)
         pixels = torch.from_numpy(fitted.transpose(2, 0, 1).copy()).float().div(255)
@@ -177,6 +179,12 @@ def predict_files(
     if submission is not None:
         write_text(out / submission.file, submission.of_runs(written))
     print(f"{len(shares)} masks in {os.path.relpath(out)}" + (f", and {submission.file}" if submission else ""))
+    if paint.peaks and max(paint.peaks) < 2 ** (paint.model.bits - 1):
+        warnings.warn(
+            f"no 16-bit image has a value above {max(paint.peaks)}: read as {paint.model.bits} bits, as in training, "
+            "they are dark.",
+            stacklevel=2,
+        )
     if warning := collapse(shares):
         warnings.warn(warning, stacklevel=2)
     if broken:

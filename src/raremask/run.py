@@ -1,5 +1,6 @@
 """What the entry points do but for training: evaluate, describe, predict, compare, tune."""
 
+import itertools
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,7 +24,8 @@ from raremask.data.base import ImageMaskData
 from raremask.evaluation import Finished
 from raremask.figures import Paint, gallery
 from raremask.prediction import painter, predict_files
-from raremask.runfolder import claimed, flat, read_status, summaries, write_figure
+from raremask.runfolder import claimed, flat, read_status, write_figure
+from raremask.scoretables import summaries
 from raremask.scoring import SELECTION, load_choice, load_weights
 from raremask.sweeps import NO_PART
 from raremask.terminal import quieten
@@ -52,7 +54,7 @@ def evaluate(cfg: DictConfig) -> float:
             f"{unfinished[0]} has not ended: for its weights nothing was chosen on validation yet. Let it end "
             f"({program('train')} resume={unfinished[0]}), or look at validation: split=val."
         )
-    runs = _finished(folders, cfg.checkpoint)
+    runs = _finished(folders, cfg.checkpoint, {key: place for key, place in cfg.dataset.items() if place is not None})
     evaluation.same_images(runs, cfg.split)
     shown = evaluation.asked_for(runs[0], cfg.split, cfg.images)
     parts = cfg.trainer if "trainer" in cfg else load_config(runs[0].folder).trainer
@@ -86,9 +88,17 @@ def _has_ended(folder: Path) -> bool:
     return (folder / SELECTION).is_file() and read_status(folder).get("state", "done") == "done"
 
 
-def _finished(folders: Sequence[Path], checkpoint: str) -> list[Finished]:
-    """Open runs; what was read for one serves the next, if it has the same images."""
+def _finished(folders: Sequence[Path], checkpoint: str, places: Mapping[str, Any]) -> list[Finished]:
+    """Open runs, with their data in its new places; what was read for one serves the next, if it has the same images.
+
+    Raises:
+        BadInput: If a run has no such checkpoint or no split, or its dataset has no such place.
+    """
     saved = [load_config(folder) for folder in folders]
+    for key, cfg in itertools.product(places, saved):
+        if key not in cfg.dataset:
+            raise BadInput(f"dataset.{key} is not where the data of this run lies: its dataset has no {key}.")
+        cfg.dataset[key] = places[key]
     choices = [choices_of(folder) | {"seed": cfg.seed} for folder, cfg in zip(folders, saved, strict=True)]
     names = evaluation.short_names(folders, choices)
     runs: list[Finished] = []
@@ -115,6 +125,8 @@ def describe(cfg: DictConfig) -> None:
         cfg: The composed `conf/describe.yaml`.
     """
     name = HydraConfig.get().runtime.choices.dataset
+    if place := cfg.dataset.get("pairs") or cfg.dataset.get("images") or cfg.dataset.get("root"):
+        name = f"{name}: {place}"
     description.describe(build_data(cfg), name, Path(str(cfg.folder)), cfg.empty)
 
 

@@ -22,8 +22,9 @@ from raremask.metrics.image import score_image
 from raremask.metrics.objects import count_objects
 from raremask.metrics.overlap import SCORES, pixel_counts, score, shares
 from raremask.module import Segmenter, Viewer
-from raremask.runfolder import DEFAULT, write_figure, write_scores, write_table, write_text
+from raremask.runfolder import write_figure, write_table, write_text
 from raremask.runlengths import RunLengths
+from raremask.scoretables import DEFAULT, write_scores
 from raremask.selection import Choice, Selection, select
 from raremask.tables import read_table
 
@@ -167,7 +168,11 @@ def choose(
         return np.array(list(_gathered(counted).values()))
 
     groups = list(_gathered({index: pictures[index].group for index in next(iter(seen.values()))}).values())
-    if len(set(groups)) == 1 < len(groups):
+    if len(groups) == 1:
+        rank_zero_warn(
+            "There is a single validation image, on which nothing is chosen but the checkpoint.", stacklevel=3
+        )
+    elif len(set(groups)) == 1:
         rank_zero_warn(
             f"All {len(groups)} validation images are of one patient or sequence ({groups[0]}): threshold and "
             "post-processing are chosen on them, and may fit no other.",

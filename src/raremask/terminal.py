@@ -23,7 +23,7 @@ from raremask.data.base import ImageMaskData
 from raremask.data.samples import as_floats, collate
 from raremask.errors import plain_warnings
 from raremask.module import Segmenter
-from raremask.runfolder import beside_baselines, format_scores
+from raremask.scoretables import beside_baselines, format_scores
 from raremask.scoring import Judged, looks_at_test
 from raremask.selection import Selection
 

@@ -29,18 +29,8 @@ from raremask.figures import Paint
 from raremask.interruption import Interrupted, Interruption
 from raremask.module import Segmenter
 from raremask.receipt import check_same_data, data_digest, write_receipt
-from raremask.runfolder import (
-    DEFAULT,
-    FILES,
-    PLACE,
-    begun,
-    claimed,
-    flat,
-    read_status,
-    status,
-    summaries,
-    write_text,
-)
+from raremask.runfolder import FILES, PLACE, begun, claimed, flat, read_status, status, write_text
+from raremask.scoretables import DEFAULT, summaries
 from raremask.scoring import (
     choose,
     draw,
@@ -81,10 +71,18 @@ def train(cfg: DictConfig, resume: bool = False) -> float:
     """
     quieten()
     if cfg.resume:
-        cfg, resume = _resumed(cfg), True
+        before, facts = _saved(str(cfg.resume)), read_status(Path(str(cfg.resume)))
+        cfg, resume = _resumed(before), True
+        if facts["state"] == "done" and cfg.trainer.max_epochs == before.trainer.max_epochs:
+            print(
+                f"{cfg.folder} is done after {facts['epochs']} epochs: trainer.max_epochs=<more> trains longer, "
+                f"{program('evaluate')} run={cfg.folder} scores it again."
+            )
+            return facts["best"]
     elif resume:
         cfg = _begun_before(cfg)
     folder = Path(cfg.folder)
+    names = choices_of(folder) | {"seed": cfg.seed, "empty": cfg.empty}
     interruption = Interruption()
     with ExitStack() as ends:  # in this order, and back: what is written last is written when nobody else may
         ends.enter_context(interruption.hearing())
@@ -92,28 +90,27 @@ def train(cfg: DictConfig, resume: bool = False) -> float:
         if rank_zero_only.rank == 0:  # trainer=ddp runs this whole script once per GPU
             ends.enter_context(claimed(folder))
             _check_claim(cfg, folder, resume)
-            names = choices_of(folder) | {"seed": cfg.seed, "empty": cfg.empty}
             results = ends.enter_context(status(folder, _seconds(folder) if resume else 0.0, **names))
             (folder / STOPPED).unlink(missing_ok=True)
             ends.enter_context(_how_to_go_on(folder))
         ends.enter_context(interruption.converting())
         ends.enter_context(faults.explained(cfg.dataset.batch_size))
-        return _train(cfg, folder, newest(folder) if resume else None, interruption, results)
+        return _train(cfg, names, newest(folder) if resume else None, interruption, results)
 
 
 def _train(
-    cfg: DictConfig, folder: Path, last: Path | None, interruption: Interruption, results: dict[str, Any]
+    cfg: DictConfig, names: dict[str, Any], last: Path | None, interruption: Interruption, results: dict[str, Any]
 ) -> float:
     """Train in a folder that nobody else writes to.
 
     Args:
         cfg: The run's config.
-        folder: Its folder.
+        names: What was chosen from each group, and the seed.
         last: The checkpoint to go on from.
         interruption: Ends it in order, if it is asked to.
         results: Gets what stands in the status.
     """
-    names = choices_of(folder) | {"seed": cfg.seed, "empty": cfg.empty}
+    folder = Path(cfg.folder)
     check_trainer(cfg.trainer)  # before images are read
     data, module = build(cfg, folder)
     digest = data_digest([picture for _, picture in data.pictures()])
@@ -265,9 +262,8 @@ def log_results(
         logger.finalize("success")
 
 
-def _resumed(cfg: DictConfig) -> DictConfig:
+def _resumed(saved: DictConfig) -> DictConfig:
     """The config of the run to go on with; how long it trains, and where, may change, and the run keeps it."""
-    saved = _saved(str(cfg.resume))
     changes = [text.lstrip("+") for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
     for change in changes:
         if change.partition("=")[0] not in ("trainer.max_epochs", *PLACE, *FILES):
@@ -276,10 +272,15 @@ def _resumed(cfg: DictConfig) -> DictConfig:
                 "(trainer.accelerator, trainer.devices, +trainer.strategy; dataset.workers, dataset.memory) and where "
                 "its data lies (data_dir, +dataset.root, +dataset.images, +dataset.masks, +dataset.pairs)."
             )
-        if change.startswith("trainer.max_epochs=") and "T_max" in saved.scheduler:
-            raise BadInput(
-                f"{change}: the cosine of this run ends at epoch {saved.trainer.max_epochs}, and past it rises."
-            )
+        if change.startswith("trainer.max_epochs="):
+            if "T_max" in saved.scheduler:
+                raise BadInput(
+                    f"{change}: the cosine of this run ends at epoch {saved.trainer.max_epochs}, and past it rises."
+                )
+            history = Path(saved.folder) / "metrics.csv"
+            trained = len(read_table(history)) if history.is_file() else 0
+            if int(change.partition("=")[2]) < trained:
+                raise BadInput(f"{change}: {trained} epochs of this run are trained already.")
     return OmegaConf.merge(saved, OmegaConf.from_dotlist(changes))
 
 

@@ -16,8 +16,9 @@ from raremask.compare.results import Run, Table
 from raremask.compare.statistics import Estimate, Pair, cliques, estimate, pairs, ranks, resample
 from raremask.figures import Paint, Row, gallery
 from raremask.metrics.overlap import COUNTS, baselines, mean
-from raremask.runfolder import summaries, write_text
+from raremask.runfolder import write_text
 from raremask.runlengths import RunLengths
+from raremask.scoretables import summaries
 from raremask.tables import read_table
 
 #: Columns of the table of scores, if the runs have them, and what they are called.
@@ -293,7 +294,7 @@ def _told_apart(
             f"{pair.permutation:.2g}",
             f"{pair.holm:.2g}",
             f"{pair.wilcoxon:.2g}",
-            f"{pair.effect:.2f}",
+            f"{pair.effect:.2f}" if np.isfinite(pair.effect) else "-",
             f"{pair.wins}/{pair.ties}/{pair.losses}",
             verdict(pair, margin),
         ]

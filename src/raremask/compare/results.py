@@ -16,7 +16,8 @@ import yaml
 from raremask import BadInput
 from raremask.collapse import collapse
 from raremask.metrics.overlap import COUNTS, beside_empty, shares
-from raremask.runfolder import DEFAULT, PLACE, flat
+from raremask.runfolder import PLACE, flat
+from raremask.scoretables import DEFAULT
 from raremask.tables import read_table
 
 #: Settings that do not make another method: what was drawn at random, and where things lie or run.

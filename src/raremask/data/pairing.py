@@ -14,6 +14,7 @@ KINDS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 ENDINGS = ("", "_mask", "_segmentation")  # what may follow an image's stem in the name of its mask
 CHANNEL = "_0000"  # what nnU-Net appends to the name of an image: its first channel
 SHOWN = 10  # names in a message
+BELOW = "name one of those folders; to train on all, write a table (dataset.pairs), perhaps with the folder as group"
 
 
 def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
@@ -49,7 +50,8 @@ def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
         else:
             got = ", ".join(path.name for path in fitting) or f"none of {picture.stem}[_mask|_segmentation].* there"
             problems.append(f"{picture}: one mask is needed in {masks}; got {got}")
-    _refuse(problems, f"images in {images} and masks in {masks} do not pair")
+    otherwise = "Files of other names are paired by a table (dataset.pairs); no foreground needs a black mask."
+    _refuse(problems, f"images in {images} and masks in {masks} do not pair. {otherwise}")
     left = sorted({path.name for path in drawn} - {mask.name for _, mask in found})
     other = sorted(
         path.name
@@ -163,7 +165,8 @@ def pictures_of(folder: Path) -> list[Path]:
         BadInput: If there is no such folder, or no image in it.
     """
     if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder")
+        seen_from = "" if folder.is_absolute() else f" (seen from {Path.cwd()})"
+        raise BadInput(f"{folder}: no such folder{seen_from}")
     found = [path for path in (*folder.iterdir(), *folder.glob("*/*")) if path.suffix.lower() in KINDS]
     hidden = (".", "__MACOSX")  # notebooks leave .ipynb_checkpoints
     found = sorted(
@@ -174,13 +177,11 @@ def pictures_of(folder: Path) -> list[Path]:
     here = [path for path in found if path.parent == folder]
     below = [path.relative_to(folder).as_posix() for path in found if path.parent != folder]
     if not here:
-        more = f" There are {len(below)} in folders in it, such as {below[0]}: name one of those." if below else ""
+        more = f" There are {len(below)} in folders in it, such as {below[0]}: {BELOW}." if below else ""
         raise BadInput(f"{folder} holds no image; known are {', '.join(KINDS)}.{more}")
     if below:
         warnings.warn(
-            f"{len(below)} images in folders in {folder}, such as {below[0]}, are left out; a table (dataset.pairs) "
-            "takes images wherever they lie.",
-            stacklevel=4,
+            f"{len(below)} images in folders in {folder}, such as {below[0]}, are left out: {BELOW}.", stacklevel=4
         )
     return here
 
@@ -194,7 +195,9 @@ def _alike(paths: Iterable[Path]) -> list[str]:
 
 
 def _as_it_is_there(folder: Path, name: str) -> str:
-    """The name of a file in a folder, with its letters encoded as the file has them."""
+    """The name of a file in a folder, with its letters encoded as the file has them, and slashes as here."""
+    if "\\" in name and not (folder / name).exists():  # a table from Windows
+        name = name.replace("\\", "/")
     if name and "\0" not in name and not (folder / name).exists() and (folder / name).parent.is_dir():
         for path in (folder / name).parent.iterdir():
             if composed(path.name) == composed(Path(name).name):

@@ -19,6 +19,7 @@ SOFT = 1.25  # a mask whose foreground would grow by a quarter with another thre
 # Flat areas of these values are labels. Between them and black, and below white, CVC-ClinicDB has flat areas of what
 # compression left (9 to 23); where a file is a JPEG itself, small values are that too.
 LABELS, GRAYS = range(1, 9), range(32, 224)
+PHOTOGRAPH = 0.5  # share of the pixels from which gray, between a quarter and three quarters of white, is no soft edge
 LINE = 0.01  # share of the foreground from which thin structures of a value are labels: less may be a slip of the pen
 COLOURS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 ORIENTATION = 274  # number of the tag, in EXIF and TIFF
@@ -88,6 +89,9 @@ def read_mask(path: Path, remarks: list[str] | None = None) -> np.ndarray:
         pixels = pixels[..., :3].max(axis=2)
     brightest = int(pixels.max())
     if 1 < brightest <= half:
+        labelled = np.unique(pixels[pixels > 0])
+        if len(labelled) > 1 and brightest <= max(LABELS):
+            raise BadInput(f"{path}: labels {', '.join(map(str, labelled))}; {ONE_CLASS}")
         raise BadInput(f"{path}: the brightest value is {brightest}, but foreground must be 1 or more than {half}")
     if brightest > 1:
         step = np.iinfo(pixels.dtype).max // 255  # 1 of 8 bits, 257 of 16
@@ -99,7 +103,9 @@ def read_mask(path: Path, remarks: list[str] | None = None) -> np.ndarray:
             values = ", ".join(map(str, [*grays[:5], brightest]))
             raise BadInput(f"{path}: areas of several values ({values}); {ONE_CLASS}")
         low, high = int((pixels > half // 2).sum()), int((pixels > half + half // 2).sum())
-        if remarks is not None and low > SOFT * high:
+        if low - high > PHOTOGRAPH * pixels.size and len(np.unique(pixels)) > max(GRAYS) // 2:
+            raise BadInput(f"{path}: most of it is gray, as in a photograph; are images and masks mixed up?")
+        if remarks is not None and low > SOFT * high and len(np.unique(pixels)) > 2:
             remarks.append(f"{path}: {low} pixels above {half // 2}, {high} above {half + half // 2}")
     return pixels > (0 if brightest <= 1 else half)
 
@@ -180,6 +186,8 @@ def _read_with_tifffile(path: Path, bits: int) -> np.ndarray:
         if meant not in PLAIN and not (meant == "YCBCR" and "JPEG" in str(page.compression)):
             raise BadInput(f"{path}: its colours are {meant}; save it as gray or RGB")
         pixels = file.asarray()
+        if len(file.pages) > 1 and pixels.ndim > len(page.shape):
+            raise BadInput(f"{path}: holds {len(file.pages)} pictures; save each as a file of its own")
         if meant == "PALETTE" and pixels.ndim == 2:
             pixels = (np.asarray(page.colormap)[:, pixels] >> 8).astype(np.uint8).transpose(1, 2, 0)
         elif page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:

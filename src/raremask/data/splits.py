@@ -193,6 +193,8 @@ class Split:
             raise BadInput(
                 f"split.file={self.file} does not fit the dataset. Images without a split: "
                 f"{some(missing, 3) or 'none'}; names without an image: {some(foreign, 3) or 'none'}."
+                + " Are their files still there?"
+                * bool(foreign)
             )
 
 
