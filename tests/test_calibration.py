@@ -125,6 +125,11 @@ def test_where_a_thousandth_is_foreground_the_calibration_error_tells_honest_fro
     assert (found < 1e-4) == (probability == 1e-3)
 
 
+def test_what_is_no_probability_is_in_the_first_bin():
+    for nothing in (-0.0, np.nan, -1e-9):
+        assert histogram(np.array([[nothing]]), np.array([[True]]))[1, 0] == 1
+
+
 def test_rare_foreground_of_small_probabilities_is_ranked():
     random = np.random.default_rng(0)
     mask = np.arange(10_000).reshape(100, 100) < 10

@@ -62,7 +62,9 @@ def answer(tmp_path, *arguments, script="train.py"):
         (["experiment=null"], "A group takes the name of a choice"),
         (["dataset=2018"], "A group takes the name of a choice"),
         (["dataset=/my/polyps"], "dataset=/my/polyps is not there. Data of your own: dataset=folder dataset.images="),
-        (["/my/polyps"], "/my/polyps is no setting. Write <setting>=/my/polyps"),
+        (["/my/polyps"], "/my/polyps: a setting is written <setting>=<value>, such as loss=dice"),
+        (["loss"], "loss: a setting is written <setting>=<value>, such as loss=dice"),
+        (["retry=no", "sweep=no"], "retry=no must be true or false"),  # a sweep may be called so
         (["loss=BCE-Dice"], "loss=BCE-Dice is not there. Did you mean loss=bce_dice?"),
         (["~scheduler"], "scheduler cannot be left out: a run needs one"),
         (["~callbacks.best"], "callbacks.best cannot be left out"),

@@ -59,7 +59,8 @@ def one_run(folder, loss, quality, seed, images=24, groups=8, fold=None, shift=0
     write_table(folder / "masks_test.csv", rows)
     write_table(folder / "metrics.csv", [{"epoch": epoch, "val/dice": quality * epoch / 4} for epoch in range(5)])
     curve = (quality - np.abs(np.arange(1000) / 1000 - 0.4)).clip(0).tolist()
-    selection = {"selection": {"threshold": 0.4}, "metric": "dice", "curve": curve, "test_uses": 1}
+    selection = {"selection": {"threshold": 0.4}, "metric": "dice", "curve": curve, "unprocessed": quality}
+    selection |= {"test_uses": 1}
     (folder / "selection.json").write_text(json.dumps(selection))
     status = {"state": "done", "dataset": "cvc", "model": "unet", "loss": loss, "seed": seed, "empty": "one"}
     (folder / "status.json").write_text(json.dumps(status | {"seconds": 60.0, "memory_gib": 1.5}))
@@ -262,6 +263,7 @@ def test_it_is_said_in_how_many_folds_the_better_one_is_better(sweep, tmp_path):
         ]
         write_table(folder / f"bce_{seed}_1" / "per_image_test.csv", rows)
     _, _, text = report(tmp_path, folder)
+    assert "All seeds were trained on the same images" in text
     line = next(line for line in text.splitlines() if line.startswith("| bce | dice |"))
     assert line.split("|")[4].strip() == "2 of 3"
     assert "| folds |" in text
@@ -269,6 +271,7 @@ def test_it_is_said_in_how_many_folds_the_better_one_is_better(sweep, tmp_path):
     split.write_text(split.read_text().replace("fold: 1", "fold: 2"))
     _, _, text = report(tmp_path, folder)
     assert "| folds |" not in text
+    assert "All seeds were trained on the same images" not in text
 
 
 def emptied(folder, number, empty="one", painted=lambda run: True):
@@ -319,15 +322,20 @@ def test_what_decides_stays_in_the_table_of_scores(sweep, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("threshold", "lost"), [(0.4, 0.1), (0.03, 0.0), (0.97, 0.0), (1 - 2**-15, 0.0), (2**-15, 0.0)]
+    ("threshold", "reached", "lost"),
+    [(0.4, 0.8, 0.0), (0.03, 0.8, 0.0), (0.97, 0.8, 0.0), (1 - 2**-15, 0.9, 0.1), (2**-15, 0.9, 0.1)],
 )
-def test_a_threshold_is_not_off_by_more_than_there_is(sweep, threshold, lost):
+def test_a_threshold_is_not_off_by_more_than_there_is(sweep, tmp_path, threshold, reached, lost):
     folder = sweep(seeds=(0,))
     run = next(folder.iterdir())
-    selection = json.loads((run / "selection.json").read_text())
-    curve = selection["curve"] if threshold == 0.4 else [0.02] + [0.8] * 999
-    (run / "selection.json").write_text(json.dumps(selection | {"selection": {"threshold": threshold}, "curve": curve}))
-    assert results.read(run).threshold_drop() == pytest.approx(lost, abs=1e-9)
+    chosen = {"selection": {"threshold": threshold}, "curve": [0.02] + [0.8] * 999, "unprocessed": reached}
+    selection = json.loads((run / "selection.json").read_text()) | chosen
+    (run / "selection.json").write_text(json.dumps(selection))
+    assert results.read(run).threshold_drop() == pytest.approx(lost)
+    report(tmp_path, folder)  # and is drawn
+    if threshold in (0.4, 0.03, 0.97):  # as runs were before thresholds lay closer to 0 and 1
+        (run / "selection.json").write_text(json.dumps({k: v for k, v in selection.items() if k != "unprocessed"}))
+        assert results.read(run).threshold_drop() == pytest.approx(lost)
 
 
 def test_a_longer_training_beside_a_shorter_one_has_its_length_in_its_name(sweep):

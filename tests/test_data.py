@@ -503,6 +503,14 @@ def test_what_is_wrong_with_a_table_is_said(tmp_path, text, message):
         own(tmp_path, pairs=pairs_table(tmp_path, text))
 
 
+def test_folders_may_be_called_by_numbers(tmp_path, monkeypatch):
+    own_folder(tmp_path)
+    (tmp_path / "images").rename(tmp_path / "2018")
+    (tmp_path / "masks").rename(tmp_path / "2019")
+    monkeypatch.chdir(tmp_path)
+    assert len(Folder(images=2018, masks=2019, **SMALL).records()) == len(list((tmp_path / "2018").iterdir()))
+
+
 def test_a_table_may_come_from_windows(tmp_path):
     text = "image,mask,split\n" + rows_of(",train", ",val", ",test").replace("/", "\\")
     assert len(own(tmp_path, pairs=pairs_table(tmp_path, text)).pictures()) == 3

@@ -189,7 +189,7 @@ def test_several_runs_are_averaged_and_must_go_together(run, train, command, tmp
         (("images=.", "out=x", "threshold=1.5"), "must be a number from 0 to below 1"),
         (("images=.", "out=x", "threshold=abc"), "must be a number from 0 to below 1"),
         (("images=.", "out=x", "views=flip"), "Did you mean flips"),
-        (("images=.", "out=x", "overwrite=no"), "overwrite=no is read as a word"),
+        (("images=.", "out=x", "overwrite=no"), "overwrite=no must be true or false"),
         (("images=.", "out=x", "overlays=2"), "overlays=2 must be true or false"),
         (("images=.", "out=x", "device=gpu"), "must be one of auto, cpu, cuda"),
         (("images=.", "out=x", "run=[]"), "Which run"),

@@ -364,7 +364,7 @@ def test_soft_edges_are_read_and_remarked_where_they_matter(tmp_path):
 
 def test_a_photograph_is_no_mask_and_half_of_white_has_no_soft_edges(tmp_path):
     photograph = np.random.default_rng(0).integers(60, 200, (40, 50, 3)).astype(np.uint8)
-    with pytest.raises(BadInput, match="most of it is gray, as in a photograph; are images and masks mixed up"):
+    with pytest.raises(BadInput, match=r"most of it is gray, as in a photograph. Are images and masks mixed up"):
         read_mask(saved(tmp_path / "photograph.png", photograph))
     remarks = []
     half = (square() > 0).astype(np.uint8) * 128

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from raremask import scoring
 from raremask.metrics.calibration import BINS, EDGES, histogram
 from raremask.metrics.overlap import pixel_counts, score
-from raremask.selection import MARGIN, Selection, best_threshold, convincing, select, threshold_curve
+from raremask.selection import MARGIN, Selection, best_threshold, convincing, select, threshold_curve, together
 
 
 def images(number=12, threshold=0.3, seed=0):
@@ -73,6 +73,19 @@ def test_the_threshold_is_as_good_as_the_best_but_for_a_margin(seed, peak):
     assert curve[EDGES[:-1] == threshold] >= curve.max() - MARGIN
     nearer = abs(EDGES[:-1] - 0.5) < abs(threshold - 0.5)
     assert (curve[nearer] < curve.max() - MARGIN).all()
+
+
+def test_of_a_single_network_nothing_is_rounded():
+    one = Selection(2**-18, "flips", 5)
+    assert together([one]) == one
+    assert together([one, one]).threshold == pytest.approx(2**-18, rel=1e-3)
+    assert together([Selection(1 - 2**-20)] * 2).threshold == pytest.approx(1 - 2**-20, abs=1e-8)
+
+
+def test_what_the_threshold_reaches_alone_is_kept():
+    probabilities, masks = images()
+    choice = chosen(probabilities, masks)
+    assert choice.unprocessed == pytest.approx(choice.curve[round(choice.selection.threshold * 1000)])
 
 
 def test_where_nothing_is_gained_nothing_is_changed():

@@ -80,7 +80,7 @@ def test_a_job_that_another_process_trains_is_left_alone(job, monkeypatch):
 
 
 def test_a_job_of_another_config_is_refused_with_the_difference(job, monkeypatch):
-    monkeypatch.setattr(sweeps, "_forget_this_start", lambda: None)
+    monkeypatch.setattr(sweeps, "forget_this_start", lambda: None)
     folder = job(state="done")
     other = OmegaConf.merge(CONFIG, {"loss": {"smooth": 0.1}})
     with pytest.raises(
@@ -96,9 +96,10 @@ def test_a_job_of_another_config_is_refused_with_the_difference(job, monkeypatch
     ]
 
 
-def test_a_job_is_not_called_by_where_it_runs():
+def test_a_job_is_called_by_what_it_computes():
     assert job_name("cvc", "dataset.root=/a") != job_name("cvc", "dataset.root=/b")  # of a sweep over both
-    for key in {*PLACE} - {"dataset.root"}:
+    assert job_name("cvc", "trainer.deterministic=true") != job_name("cvc", "trainer.deterministic=false")
+    for key in {*PLACE} - {"dataset.root", "trainer.deterministic", "trainer.sync_batchnorm"}:
         assert job_name("cvc", "dice", f"{key}=0&loss.smooth=2") == job_name("cvc", "dice", f"loss.smooth=2&+{key}=1")
         assert job_name("cvc", f"{key}=0") == "cvc"
 

@@ -380,8 +380,8 @@ def test_a_run_goes_on_with_the_images_that_it_began_with(train_anything, comman
     with pytest.raises(BadInput, match="cannot be read"):
         command("evaluate.py", f"run={folder}", "split=val", "trainer=cpu")
     command("evaluate.py", f"run={folder}", "split=val", "trainer=cpu", f"dataset.pairs={moved / 'pairs.csv'}")
-    with pytest.raises(BadInput, match=r"dataset.root is not where the data of this run lies"):
-        command("evaluate.py", f"run={folder}", "split=val", "trainer=cpu", "dataset.root=x")
+    with pytest.raises(BadInput, match=r"dataset.root: the dataset of this run has no such place"):
+        command("evaluate.py", f"run={folder}", "split=val", "trainer=cpu", "dataset.root=.")
     moved = moved.rename(tmp_path / "2018")
 
     before = (folder / "receipt.json").read_text()
@@ -547,9 +547,10 @@ def test_the_same_command_goes_on_where_the_data_lies_now_and_with_what_the_mach
 def test_a_run_that_early_stopping_has_ended_trains_no_further_when_resumed(train, command):
     folder = train("optimizer.lr=0", "callbacks.early_stopping.patience=1", "trainer.max_epochs=9")
     before = (folder / "metrics.csv").read_text()
-    command("train.py", f"resume={folder}")
-    assert (folder / "metrics.csv").read_text() == before
-    assert state(folder)["state"] == "done"
+    for longer in ((), ("trainer.max_epochs=12",)):
+        command("train.py", f"resume={folder}", *longer)
+        assert (folder / "metrics.csv").read_text() == before
+        assert json.loads((folder / "selection.json").read_text())["test_uses"] == 1
 
 
 def test_what_has_been_looked_at_stays_looked_at_when_a_run_goes_on(run, command, tmp_path):
@@ -563,10 +564,10 @@ def test_what_has_been_looked_at_stays_looked_at_when_a_run_goes_on(run, command
 def test_a_run_that_is_done_is_not_scored_again_by_going_on(run, command, tmp_path, capsys):
     folder = tmp_path / "done"
     shutil.copytree(run[0], folder)
-    before = (folder / "selection.json").read_text()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     command("train.py", f"resume={folder}")
-    assert (folder / "selection.json").read_text() == before
-    assert f"{folder} is done after 2 epochs: trainer.max_epochs=<more> trains longer" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert f"{folder}: done after 2 epochs; trainer.max_epochs=<more> trains longer, " in capsys.readouterr().out
 
 
 def test_a_cosine_is_not_made_longer(train, command):

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from raremask import BadInput
 from raremask.errors import ELSEWHERE, listed, meant
 from raremask.metrics.overlap import EMPTY, SCORES
-from raremask.runfolder import PLACE, STATUS, flat, read_status, slurm_job
+from raremask.runfolder import FILES, PLACE, STATUS, flat, read_status, slurm_job
 
 HERE = Path(__file__).parent
 #: Folder of all choices: beside `src` in a checkout, inside of the package where it is installed.
@@ -32,15 +32,15 @@ PALETTES = ("classic", "colour_blind")  # of raremask.figures, likewise
 def job_name(*choices: object) -> str:
     """Name a job of a sweep by its choices, without `=`, `,` or `/`; of a setting's path the last part is enough.
 
-    Other choices are `setting=value`, joined with `&`; where a job runs is no part of its name. A long name ends in a
-    digest of all of it, so that two jobs never share one.
+    Other choices are `setting=value`, joined with `&`; `trainer.devices` and the like, which change nothing that is
+    computed, are no part of the name. A long name ends in a digest of all of it, so that two jobs never share one.
 
     >>> job_name("cvc", "unet", "dice", "seed0", "optimizer.lr=0.1&dataset.size=[64,64]&dataset.workers=0")
     'cvc_unet_dice_seed0_lr-0.1_size-64-64'
     """
     parts = [part for choice in choices for part in str(choice).split("&") if part]
-    where = {*PLACE} - {"dataset.root"}  # a sweep may be over several copies of a dataset
-    parts = [part for part in parts if part.partition("=")[0].lstrip("+") not in where]
+    same = {*PLACE} - {"dataset.root", "trainer.deterministic", "trainer.sync_batchnorm"}  # of which a sweep may be
+    parts = [part for part in parts if part.partition("=")[0].lstrip("+") not in same]
     short = [re.sub(r"^[^=]*\.(?=[^=.]*=)", "", part) for part in parts]
     name = "_".join(re.sub(r"[^\w.+-]+", "-", part.translate({91: "", 93: ""})).strip("-") for part in short)
     return name if len(name) <= 120 else f"{name[:107]}_{hashlib.sha256('&'.join(parts).encode()).hexdigest()[:12]}"
@@ -136,7 +136,8 @@ def check_settings(cfg: DictConfig, command: str) -> None:
         BadInput: If there is one; of settings that nobody reads, at the top of the config.
     """
     for path, value in flat(OmegaConf.to_container(cfg)).items():
-        if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off"):
+        a_name = "." not in path or path in ("dataset.root", *FILES)  # a sweep or a folder may be called no
+        if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off") and not a_name:
             raise BadInput(f"{path}={value} is read as a word. Write true or false.")
     known = _names(command)
     others = [str(key) for key in cfg if key not in known]
@@ -293,6 +294,10 @@ def check_evaluate(cfg: DictConfig) -> None:
     check_settings(cfg, "evaluate")
     for run in runs_of(cfg.run):
         check_run(run)
+    _check_keys(cfg.dataset, "dataset", ("root", "images", "masks", "pairs"))
+    for key, place in {"data_dir": cfg.data_dir, **{f"dataset.{key}": cfg.dataset[key] for key in cfg.dataset}}.items():
+        if place is not None and not Path(str(place)).exists():
+            raise BadInput(f"{key}={place} is not there.")
     _check_figures(cfg.figures)
     for key, known in (("split", ("val", "test")), ("figure", (None, "comparison"))):
         value = OmegaConf.select(cfg, key)

@@ -114,7 +114,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, OverrideParseException):
         key, equals, value = str(error.override).partition("=")
         if not equals:
-            return f"{key} is no setting. Write <setting>={key}; --help shows which there are."
+            return f"{key}: a setting is written <setting>=<value>, such as loss=dice; --help shows which there are."
         return (
             f"{error.override} cannot be read: {str(error).splitlines()[0]}. Where there are brackets, "
             f"spaces or letters beyond a to z, it takes two kinds of quotes: '{key}=\"{value}\"'; a list takes one."

@@ -54,7 +54,8 @@ def evaluate(cfg: DictConfig) -> float:
             f"{unfinished[0]} has not ended: for its weights nothing was chosen on validation yet. Let it end "
             f"({program('train')} resume={unfinished[0]}), or look at validation: split=val."
         )
-    runs = _finished(folders, cfg.checkpoint, {key: place for key, place in cfg.dataset.items() if place is not None})
+    places = {"data_dir": cfg.data_dir} | {f"dataset.{key}": place for key, place in cfg.dataset.items()}
+    runs = _finished(folders, cfg.checkpoint, {key: place for key, place in places.items() if place is not None})
     evaluation.same_images(runs, cfg.split)
     shown = evaluation.asked_for(runs[0], cfg.split, cfg.images)
     parts = cfg.trainer if "trainer" in cfg else load_config(runs[0].folder).trainer
@@ -96,9 +97,9 @@ def _finished(folders: Sequence[Path], checkpoint: str, places: Mapping[str, Any
     """
     saved = [load_config(folder) for folder in folders]
     for key, cfg in itertools.product(places, saved):
-        if key not in cfg.dataset:
-            raise BadInput(f"dataset.{key} is not where the data of this run lies: its dataset has no {key}.")
-        cfg.dataset[key] = places[key]
+        if OmegaConf.select(cfg, key, default=cfg) is cfg:
+            raise BadInput(f"{key}: the dataset of this run has no such place.")
+        OmegaConf.update(cfg, key, places[key])
     choices = [choices_of(folder) | {"seed": cfg.seed} for folder, cfg in zip(folders, saved, strict=True)]
     names = evaluation.short_names(folders, choices)
     runs: list[Finished] = []
@@ -211,8 +212,8 @@ def tune(cfg: DictConfig) -> float:
         space = dict(tuning.space_around({"lr": float(cfg.optimizer.lr)}, "optimizer"))
         space |= tuning.space_around(OmegaConf.to_container(cfg.loss), "loss")
     plain = OmegaConf.to_container(cfg)
-    config = {path: value for path, value in flat(plain).items() if path.split(".")[0] not in ("trials", "space")}
-    config = {path: value for path, value in config.items() if path not in NO_PART}
+    config = flat({key: plain[key] for key in plain if key not in ("trials", "folder", "space", "data_dir")})
+    same = {path: value for path, value in config.items() if path not in NO_PART}  # or it is another search
     if unknown := [path for path in space if path not in config]:
         raise BadInput(f"space: {unknown[0]} is not a setting of this run, of which a search could change the value.")
     choices = {group: chosen.runtime.choices[group] for group in tuning.GROUPS if group in chosen.runtime.choices}
@@ -220,7 +221,7 @@ def tune(cfg: DictConfig) -> float:
     values = {path: OmegaConf.select(cfg, path) for path in space}  # resolved, if they refer to others
     start = {path: list(value) if OmegaConf.is_list(value) else value for path, value in values.items()}
     with claimed(folder):  # another search would take this one's trial for one that was killed
-        study = tuning.search(folder, _trial(cfg, space), space, start, cfg.trials, cfg.seed, config)
+        study = tuning.search(folder, _trial(cfg, space), space, start, cfg.trials, cfg.seed, same)
     tuning.write(folder, study, f"{program('tune')} {' '.join(chosen.overrides.task)}", choices, changes, cfg.monitor)
     print(f"\nBest {cfg.monitor}: {study.best_value:.4f}, with {tuning.words(study.best_params)}")
     print(f"In {os.path.relpath(folder)}: best.yaml (an experiment: put it into conf/experiment), study.png, study.db")
@@ -233,8 +234,7 @@ def _changes(config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str,
     Raises:
         BadInput: If something was taken away, which a recipe that is found could not say.
     """
-    plain = OmegaConf.to_container(compose("train", [f"{group}={one}" for group, one in choices.items()]))
-    untouched = {path: value for path, value in flat(plain).items() if path not in NO_PART}
+    untouched = flat(OmegaConf.to_container(compose("train", [f"{group}={one}" for group, one in choices.items()])))
     if lost := [path for path in untouched if path not in config and path.split(".")[0] in choices]:
         raise BadInput(
             f"{lost[0]} was left out, and the recipe of a search cannot say so. Set it to what does nothing."
@@ -260,7 +260,9 @@ def _trial(cfg: DictConfig, space: Collection[str]) -> Callable[..., float]:
             tell(epoch, score)
 
         # a trial has neither a folder to write into nor a logger
-        parts = [instantiate(part) for part in one.callbacks.values() if not {"folder", "dirpath"} & part.keys()]
+        parts = [
+            instantiate(part) for part in one.callbacks.values() if part and not {"folder", "dirpath"} & part.keys()
+        ]
         parts = [part for part in parts if not isinstance(part, LearningRateMonitor)]
         parts.append(tuning.Reporter(one.monitor, told))
         trainer = build_trainer(one.trainer, callbacks=parts, logger=False, enable_checkpointing=False)

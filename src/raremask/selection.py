@@ -78,12 +78,16 @@ class Selection:
 def together(selections: Sequence[Selection]) -> Selection:
     """Return the selection of networks whose probabilities are averaged: their mean threshold, and what all agree on.
 
+    Of a single one it is that one's.
+
     >>> together([Selection(0.2, "flips", 50, holes=True), Selection(0.4, "flips", 20)])
     Selection(threshold=0.3, views='flips', min_area=20, largest=False, holes=False)
     """
+    if len(selections) == 1:
+        return selections[0]
     views = {selection.views for selection in selections}
     return Selection(
-        threshold=round(float(np.mean([selection.threshold for selection in selections])), 6),
+        threshold=round(float(np.mean([selection.threshold for selection in selections])), 9),
         views=views.pop() if len(views) == 1 else "none",
         min_area=min(selection.min_area for selection in selections),
         largest=all(selection.largest for selection in selections),
@@ -99,6 +103,7 @@ class Choice:
         selection: What was chosen.
         metric: The mean over images that was looked at.
         value: What it reached on validation.
+        unprocessed: What its threshold and views reach there without post-processing.
         default: What threshold 0.5 with the simplest of the views, without post-processing, reaches there.
         curve: The metric at each threshold k / 1000, with the chosen views and without post-processing. (Those tried
             lie closer below the first and above the last: :data:`raremask.metrics.calibration.EDGES`.)
@@ -109,6 +114,7 @@ class Choice:
     selection: Selection
     metric: str
     value: float
+    unprocessed: float
     default: float
     curve: list[float]
     tried: list[tuple[str, float]] = field(default_factory=list)
@@ -193,6 +199,7 @@ def select(
         tried.append((candidate.words(), mean(reached)))
         if convincing(reached, values, groups):
             chosen, values = candidate, reached
+    unprocessed = mean(values)
     curve = curves[chosen.views][EDGES.searchsorted(np.arange(EVEN) / EVEN)]
     steps: list[dict[str, Any]] = [{"min_area": area} for area in sorted(areas)]
     steps += [{"largest": True}] * largest + [{"holes": True}] * holes
@@ -202,7 +209,7 @@ def select(
         tried.append((candidate.words(), mean(reached)))
         if convincing(reached, values, groups):
             chosen, values = candidate, reached
-    return Choice(chosen, metric, mean(values), mean(default), curve.tolist(), tried, len(set(groups)))
+    return Choice(chosen, metric, mean(values), unprocessed, mean(default), curve.tolist(), tried, len(set(groups)))
 
 
 def convincing(values: np.ndarray, than: np.ndarray, groups: Sequence[str]) -> bool:

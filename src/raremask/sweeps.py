@@ -55,7 +55,7 @@ def run(cfg: DictConfig, train: Callable[[DictConfig, bool], float]) -> float:
     try:
         what, why = decide(cfg, folder)
         if what == "skip":
-            _forget_this_start()
+            forget_this_start()
             print(f"{folder.name}: {why}")
             return read_status(folder).get("best", math.nan)
         if why:
@@ -86,7 +86,7 @@ def goes_on(cfg: DictConfig) -> bool:
         return begun(folder)
     what, why = decide(cfg, folder)
     if what == "skip":
-        _forget_this_start()
+        forget_this_start()
         raise BadInput(f"{folder} already holds a run: {why}. Give this one a folder of its own.")
     if why:
         print(f"{folder}: {why}", flush=True)
@@ -105,7 +105,7 @@ def decide(cfg: DictConfig, folder: Path) -> tuple[str, str]:
     if not facts:
         return "start", ""  # Hydra has written this job's config over that of a start that came to nothing
     if changed := differences(OmegaConf.load(folder / ".hydra" / "config.yaml"), cfg):
-        _forget_this_start()
+        forget_this_start()
         more = [f"and {len(changed) - 8} more"] if len(changed) > 8 else []
         listed = "\n  ".join([*changed[:8], *more])
         raise BadInput(
@@ -148,7 +148,7 @@ def _clear(folder: Path) -> None:
             path.unlink()
 
 
-def _forget_this_start() -> None:
+def forget_this_start() -> None:
     """Take away the config that Hydra wrote for a job that is not run."""
     hydra = HydraConfig.get()
     if hydra.output_subdir and hydra.output_subdir.startswith(".hydra/again_"):

@@ -44,7 +44,7 @@ from raremask.scoring import (
 from raremask.selection import Selection
 from raremask.sentinels import STOPPED
 from raremask.shipped import Shipped
-from raremask.sweeps import differences
+from raremask.sweeps import differences, forget_this_start
 from raremask.tables import read_table
 from raremask.terminal import (
     quieten,
@@ -71,14 +71,12 @@ def train(cfg: DictConfig, resume: bool = False) -> float:
     """
     quieten()
     if cfg.resume:
-        before, facts = _saved(str(cfg.resume)), read_status(Path(str(cfg.resume)))
+        before = _saved(str(cfg.resume))
         cfg, resume = _resumed(before), True
-        if facts["state"] == "done" and cfg.trainer.max_epochs == before.trainer.max_epochs:
-            print(
-                f"{cfg.folder} is done after {facts['epochs']} epochs: trainer.max_epochs=<more> trains longer, "
-                f"{program('evaluate')} run={cfg.folder} scores it again."
-            )
-            return facts["best"]
+        if said := _nothing_left(before, cfg):
+            forget_this_start()
+            print(said)
+            return read_status(Path(cfg.folder))["best"]
     elif resume:
         cfg = _begun_before(cfg)
     folder = Path(cfg.folder)
@@ -282,6 +280,19 @@ def _resumed(saved: DictConfig) -> DictConfig:
             if int(change.partition("=")[2]) < trained:
                 raise BadInput(f"{change}: {trained} epochs of this run are trained already.")
     return OmegaConf.merge(saved, OmegaConf.from_dotlist(changes))
+
+
+def _nothing_left(before: DictConfig, now: DictConfig) -> str:
+    """Say that a run is done, and is not asked for epochs that it could train; of any other run nothing."""
+    facts, limit = read_status(Path(now.folder)), before.trainer.max_epochs
+    if facts["state"] != "done":
+        return ""
+    stopped = facts["epochs"] < limit
+    if not stopped and now.trainer.max_epochs > limit:
+        return ""
+    why = f"early stopping has ended it after {facts['epochs']}" if stopped else f"done after {limit}"
+    more = "" if stopped or "T_max" in before.scheduler else "trainer.max_epochs=<more> trains longer, "
+    return f"{now.folder}: {why} epochs; {more}{program('evaluate')} run={now.folder} scores it again."
 
 
 def _begun_before(cfg: DictConfig) -> DictConfig:

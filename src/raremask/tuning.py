@@ -185,9 +185,8 @@ def recipe(
         monitor: The score.
     """
     complete = [trial for trial in study.trials if trial.value is not None]
-    began = next(
-        trial for trial in study.trials if trial.state != optuna.trial.TrialState.FAIL
-    )  # not one that was killed
+    killed = optuna.trial.TrialState.FAIL
+    began = next(trial for trial in study.trials if trial.state != killed)
     first = f"{began.value:.4f}" if began.value is not None else "cut off"
     nested: dict[str, Any] = {}
     for path, value in {**changes, **study.best_params}.items():

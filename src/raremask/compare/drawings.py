@@ -173,20 +173,20 @@ def learning(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], k
     return figure
 
 
-def thresholds(curves: Mapping[str, Sequence[tuple[Sequence[float], float]]], metric: str) -> Figure:
+def thresholds(curves: Mapping[str, Sequence[tuple[Sequence[float], float, float]]], metric: str) -> Figure:
     """Draw the score on validation over the threshold, and the chosen ones as points.
 
     Args:
-        curves: The curve and the chosen threshold of each run of each label.
+        curves: The curve, the chosen threshold and what it reached, of each run of each label.
         metric: What is drawn.
     """
     figure = Figure(figsize=(8, 4), layout="constrained")
     axis = figure.subplots()
     for label, look in looks(list(curves)).items():
-        for index, (curve, chosen) in enumerate(curves[label]):
+        for index, (curve, chosen, reached) in enumerate(curves[label]):
             grid = np.arange(len(curve)) / len(curve)
             axis.plot(grid, curve, linewidth=1, label=fill(label, WIDE) if index == 0 else None, **look)
-            axis.plot(chosen, curve[round(chosen * len(curve))], marker="o", color=look["color"])
+            axis.plot(chosen, reached, marker="o", color=look["color"])
     axis.set(xlabel="threshold", ylabel=f"mean {metric} on validation", xlim=(0, 1), ylim=(0, 1))
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)

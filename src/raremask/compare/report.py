@@ -88,6 +88,8 @@ def compare(
     name = SHOWN.get(metric, metric)
     headline = words(means, found, baseline, margin, name)
     done = [run for run in runs if run.rows]
+    fixed = len({(run.fold, run.split) for run in done}) == len({run.fold for run in done})
+    method = METHOD.format(draws=draws, margin=margin) + TRAINED * fixed
     objected = objections(runs, table) or ["Nothing that was looked for."]
     scores = _scores(runs, table, metric)
     sections = [
@@ -97,7 +99,7 @@ def compare(
         Section("Who is told apart", _told_apart(means, found, table, draws, margin, name)),
         Section("Where they differ", _where(done, table, metric, name, look, paint)),
         Section("How they learnt", _learnt(done, table, metric)),
-        Section("How this was computed", [Paragraph(METHOD.format(draws=draws, margin=margin))]),
+        Section("How this was computed", [Paragraph(method)]),
     ]
     footer = f"Made by raremask from {len(runs)} runs below {', '.join(map(str, places))}."
     write(out, f"{runs[0].settings.get('dataset', 'runs')}: which loss, by how much, how sure", sections, footer)
@@ -118,8 +120,9 @@ within {margin:g} on both sides of 0; not corrected. Could have shown: the small
 test of this error finds four times of five, corrected for the number of pairs (Bonferroni); of few groups the \
 permutation test wants a larger one, and none if they are so few that no p value can be below 5 %. Ranking: groups \
 and seeds are drawn again, {draws} times. The highest of several means was found on these same images, and so is a \
-little too high. All seeds were trained on the same images (in folds: of each fold), and what is told apart are \
-losses on these: another draw of them could change it."""
+little too high."""
+TRAINED = """ All seeds were trained on the same images (in folds: of each fold), and what is told apart are losses on \
+these: another draw of them could change it."""
 
 
 def words(
@@ -388,10 +391,7 @@ def _painted(
 
 def _learnt(runs: Sequence[Run], table: Table, metric: str) -> list[Plot]:
     histories = {label: [run.history for run in runs if run.label == label] for label in table.scores}
-    curves = {
-        label: [(run.selection["curve"], run.selection["selection"]["threshold"]) for run in runs if run.label == label]
-        for label in table.scores
-    }
+    curves = {label: [run.thresholds() for run in runs if run.label == label] for label in table.scores}
     chosen_by = next(iter(runs)).selection["metric"]
     return [
         Plot("learning", drawings.learning(histories, "val/dice"), "Dice on validation; thick: means over runs."),

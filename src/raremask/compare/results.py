@@ -85,10 +85,16 @@ class Run:
         """
         if not self.selection:
             return math.nan
-        curve = self.selection["curve"]
-        chosen, reach = round(self.selection["selection"]["threshold"] * len(curve)), len(curve) // 10
-        beside = [curve[index] for index in (chosen - reach, chosen + reach) if 0 < index < len(curve)]
-        return curve[min(max(1, chosen), len(curve) - 1)] - min(beside)
+        curve, threshold, reached = self.thresholds()
+        chosen, reach = round(threshold * len(curve)), len(curve) // 10
+        return reached - min(curve[index] for index in (chosen - reach, chosen + reach) if 0 < index < len(curve))
+
+    def thresholds(self) -> tuple[list[float], float, float]:
+        """Return the score on validation at each threshold k / 1000, the chosen threshold, and what it reached."""
+        curve, threshold = self.selection["curve"], self.selection["selection"]["threshold"]
+        if "unprocessed" in self.selection:
+            return curve, threshold, self.selection["unprocessed"]
+        return curve, threshold, curve[round(threshold * len(curve))]  # a run from before thresholds lay in between
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ class Folder(ImageMaskData):
         self.bits = bits
         if pairs is None and (images is None or masks is None):
             raise ValueError("dataset.images and dataset.masks must both be given, or dataset.pairs")
-        self.images, self.masks, self.table = Path(images or ""), Path(masks or ""), pairs
+        self.images, self.masks = Path(str(images or "")), Path(str(masks or ""))  # a folder may be called 2018
+        self.table = None if pairs is None else Path(str(pairs))
 
     def records(self) -> list[Record]:
         """Return the records of all pairs.
@@ -46,7 +47,7 @@ class Folder(ImageMaskData):
         if self.table is None:
             found = pairs(self.images, self.masks)
             return [Record(image.stem, image.stem, image, mask) for image, mask in found]
-        rows = read_pairs(Path(self.table))
+        rows = read_pairs(self.table)
         given = {row.get("split") or "" for row in rows}
         if unknown := sorted(given - {*SPLITS, ""}):
             raise BadInput(f"{self.table}: split must be {', '.join(SPLITS)} or empty; got {', '.join(unknown)}.")

@@ -104,7 +104,10 @@ def read_mask(path: Path, remarks: list[str] | None = None) -> np.ndarray:
             raise BadInput(f"{path}: areas of several values ({values}); {ONE_CLASS}")
         low, high = int((pixels > half // 2).sum()), int((pixels > half + half // 2).sum())
         if low - high > PHOTOGRAPH * pixels.size and len(np.unique(pixels)) > max(GRAYS) // 2:
-            raise BadInput(f"{path}: most of it is gray, as in a photograph; are images and masks mixed up?")
+            raise BadInput(
+                f"{path}: most of it is gray, as in a photograph. Are images and masks mixed up? "
+                "Probabilities must be cut at a threshold first."
+            )
         if remarks is not None and low > SOFT * high and len(np.unique(pixels)) > 2:
             remarks.append(f"{path}: {low} pixels above {half // 2}, {high} above {half + half // 2}")
     return pixels > (0 if brightest <= 1 else half)

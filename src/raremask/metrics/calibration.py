@@ -32,7 +32,8 @@ def histogram(probability: np.ndarray, mask: np.ndarray, valid: np.ndarray | Non
     >>> histogram(np.array([[0.0, 0.5, 1.0]]), np.array([[False, True, True]])).sum(axis=1).tolist()
     [1, 2]
     """
-    probability = np.asarray(probability, np.float32).ravel()
+    probability = np.fmax(np.asarray(probability, np.float32).ravel(), np.float32(0))  # NaN is in the first bin, too
+    probability += np.float32(0)  # of -0
     scaled = probability * np.float32(EVEN)
     cell = np.fmin(np.fmax(np.ceil(scaled), 1), EVEN).astype(np.intp) - 1
     edge = np.rint(scaled)
