@@ -265,7 +265,7 @@ def test_it_is_said_in_how_many_folds_the_better_one_is_better(sweep, tmp_path):
     _, _, text = report(tmp_path, folder)
     assert "All seeds were trained on the same images" in text
     line = next(line for line in text.splitlines() if line.startswith("| bce | dice |"))
-    assert line.split("|")[4].strip() == "2 of 3"
+    assert line.split("|")[5].strip() == "2 of 3"
     assert "| folds |" in text
     split = folder / "bce_0_1" / ".hydra" / "config.yaml"  # folds of its own
     split.write_text(split.read_text().replace("fold: 1", "fold: 2"))

@@ -286,20 +286,20 @@ def _told_apart(
         return []
     labels = list(means)
     stretches = cliques(labels, lambda one, other: found[one, other].told_apart)
-    columns = ["better", "worse", "difference", "permutation", "Holm", "Wilcoxon", "effect", "win/tie/loss", "verdict"]
-    columns[3:3] = ["folds"] * (table.folds is not None)
+    tests = ["permutation", "Holm", "Wilcoxon", "effect", "win/tie/loss"]
+    columns = ["better", "worse", "difference", "verdict", *["folds"] * (table.folds is not None), *tests]
     rows = [
         [
             first,
             second,
             span(pair.difference),
+            verdict(pair, margin),
             *_in_folds(table, first, second),
             f"{pair.permutation:.2g}",
             f"{pair.holm:.2g}",
             f"{pair.wilcoxon:.2g}",
             f"{pair.effect:.2f}" if np.isfinite(pair.effect) else "-",
             f"{pair.wins}/{pair.ties}/{pair.losses}",
-            verdict(pair, margin),
         ]
         for (first, second), pair in found.items()
     ]
