@@ -14,9 +14,10 @@ from raremask import BadInput, training
 from raremask.building import build_trainer
 from raremask.collapse import diagnose
 from raremask.losses.pixel import BCE
-from raremask.runfolder import read_status, read_table
+from raremask.runfolder import read_status
 from raremask.sentinels import CollapseSentinel, FiniteNumbers
 from raremask.sweeps import write_ledger
+from raremask.tables import read_table
 from record import plain
 
 SECTION = "Numbers that go wrong"
