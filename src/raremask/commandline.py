@@ -39,7 +39,8 @@ def job_name(*choices: object) -> str:
     'cvc_unet_dice_seed0_lr-0.1_size-64-64'
     """
     parts = [part for choice in choices for part in str(choice).split("&") if part]
-    same = {*PLACE} - {"dataset.root", "trainer.deterministic", "trainer.sync_batchnorm"}  # of which a sweep may be
+    # a sweep may be over several of those three
+    same = {*PLACE} - {"dataset.root", "trainer.deterministic", "trainer.sync_batchnorm"}
     parts = [part for part in parts if part.partition("=")[0].lstrip("+") not in same]
     short = [re.sub(r"^[^=]*\.(?=[^=.]*=)", "", part) for part in parts]
     name = "_".join(re.sub(r"[^\w.+-]+", "-", part.translate({91: "", 93: ""})).strip("-") for part in short)
