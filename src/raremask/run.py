@@ -97,7 +97,7 @@ def _finished(folders: Sequence[Path], checkpoint: str, places: Mapping[str, Any
     """
     saved = [load_config(folder) for folder in folders]
     for key, cfg in itertools.product(places, saved):
-        if OmegaConf.select(cfg, key, default=cfg) is cfg:
+        if key not in flat(OmegaConf.to_container(cfg)):
             raise BadInput(f"{key}: the dataset of this run has no such place.")
         OmegaConf.update(cfg, key, places[key])
     choices = [choices_of(folder) | {"seed": cfg.seed} for folder, cfg in zip(folders, saved, strict=True)]

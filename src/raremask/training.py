@@ -290,9 +290,10 @@ def _nothing_left(before: DictConfig, now: DictConfig) -> str:
     stopped = facts["epochs"] < limit
     if not stopped and now.trainer.max_epochs > limit:
         return ""
-    why = f"early stopping has ended it after {facts['epochs']}" if stopped else f"done after {limit}"
+    of_how_many = f" of {limit}, for a callback has ended it" if stopped else ""
     more = "" if stopped or "T_max" in before.scheduler else "trainer.max_epochs=<more> trains longer, "
-    return f"{now.folder}: {why} epochs; {more}{program('evaluate')} run={now.folder} scores it again."
+    said = f"{now.folder}: done after {facts['epochs']} epochs{of_how_many}"
+    return f"{said}; {more}{program('evaluate')} run={now.folder} scores it again."
 
 
 def _begun_before(cfg: DictConfig) -> DictConfig:
