@@ -12,7 +12,7 @@ PACKAGE = ROOT / "src" / "raremask"
 #: From the foot to the top, as README's "How it is built" has them; a room uses only those below.
 HILL = (
     {"kernels"},
-    {"masks", "distances", "runlengths", "tables", "faults", "collapse"},
+    {"masks", "distances", "runlengths", "tables", "faults", "collapse", "settings"},
     {"losses", "metrics", "nets", "data"},
     {"runfolder", "inference", "postprocess", "archives", "errors"},
     {
@@ -27,10 +27,10 @@ HILL = (
         "commandline",
         "scoretables",
     },
-    {"callbacks", "shipped", "sweeps", "compare", "description", "tuning"},
+    {"callbacks", "shipped", "sweeps", "compare", "description"},
     {"building", "scoring", "prediction"},
-    {"evaluation", "terminal"},
-    {"training", "run"},
+    {"terminal"},
+    {"training", "evaluation", "tuning", "run"},
     {"commands"},
 )
 LEVEL = {room: level for level, rooms in enumerate(HILL) for room in rooms}

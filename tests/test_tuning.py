@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from conftest import ROOT, TINY
-from raremask import BadInput, run, tuning
+from raremask import BadInput, tuning
 
 SPACE = {"optimizer.lr": {"low": 0.001, "high": 1.0}, "model.base": [4, 8]}
 START = {"optimizer.lr": 0.01, "model.base": 4}
@@ -129,14 +129,14 @@ def test_a_recipe_of_two_stages_composes_and_lists_are_choices(command, tmp_path
 
 
 def test_settings_of_the_data_are_searched_with_data_made_of_them(command, tmp_path, monkeypatch):
-    build, seen = run.build, []
+    build, seen = tuning.build, []
 
     def spied(cfg, **more):
         data, module = build(cfg, **more)
         seen.append((cfg.dataset.batch_size, data.batch_size))
         return data, module
 
-    monkeypatch.setattr(run, "build", spied)
+    monkeypatch.setattr(tuning, "build", spied)
     command("tune.py", *TINY, "space={dataset.batch_size:[2,3]}", "trials=3", f"folder={tmp_path}")
     assert len(seen) == 3
     assert all(asked == used for asked, used in seen)

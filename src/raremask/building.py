@@ -23,11 +23,11 @@ from raremask.data import splits
 from raremask.data.base import ImageMaskData
 from raremask.module import Segmenter
 from raremask.runfolder import write_text
+from raremask.settings import GROUPS, SECOND_LOSS
 from raremask.shipped import Shipped
 
 SPLIT = "split.csv"  # in a run's folder: the split of every image
 AUTO = "auto.json"  # in a run's folder: the values that stood for `auto`
-PARTS = ("dataset", "split", "model", "loss", "optimizer", "scheduler", "trainer")  # which every run has
 #: Of what the folder of a run may ask for objects. Not of torch or lightning as a whole: they hold classes that start
 #: programs.
 TARGETS = (
@@ -62,7 +62,7 @@ def load_config(folder: Path) -> DictConfig:
             for key, value in json.loads((folder / AUTO).read_text(encoding="utf-8")).items():
                 OmegaConf.update(cfg, key, value)
         check_targets(OmegaConf.to_container(cfg), file)  # before anything is resolved
-        if missing := [key for key in PARTS if not OmegaConf.is_dict(cfg.get(key))]:
+        if missing := [key for key in (*GROUPS, "split", "trainer") if not OmegaConf.is_dict(cfg.get(key))]:
             raise BadInput(f"{file} is not the config of a run, or damaged: it has no {missing[0]}.")
         if "encoder_weights" in cfg.model:
             cfg.model.encoder_weights = None  # they are in every checkpoint; nothing is fetched again
@@ -87,7 +87,7 @@ def choices_of(folder: Path) -> dict[str, str]:
     except (OSError, YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
         raise BadInput(f"{file} is damaged or missing ({type(error).__name__}: {error})") from error
     return {
-        group.replace("loss@callbacks.switch.loss", "second_loss"): choice
+        group.replace(SECOND_LOSS, "second_loss"): choice
         for group, choice in chosen.items()
         if choice is not None and not group.startswith("hydra")
     }

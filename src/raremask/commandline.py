@@ -7,7 +7,6 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from raremask import BadInput
 from raremask.errors import ELSEWHERE, listed, meant
 from raremask.metrics.overlap import EMPTY, SCORES
-from raremask.runfolder import FILES, PLACE, STATUS, flat, read_status, slurm_job
+from raremask.runfolder import STATUS, read_status, slurm_job
+from raremask.settings import FILES, GROUPS, PLACE, SWEPT, flat
 
 HERE = Path(__file__).parent
 #: Folder of all choices: beside `src` in a checkout, inside of the package where it is installed.
@@ -24,7 +24,6 @@ CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parents[1] / "conf"
 LEAKS = ("warn", "error", "ignore")
 VIEWS = ("none", "flips", "turns", "scales")  # of raremask.inference, which imports torch; a test compares them
 DEVICES = ("auto", "cpu", "cuda")
-GROUPS = ("dataset", "augment", "model", "loss", "optimizer", "scheduler", "callbacks", "trainer")  # a run has all
 NEEDED = ("best", "history", "last")  # callbacks that a run cannot do without
 PALETTES = ("classic", "colour_blind")  # of raremask.figures, likewise
 
@@ -39,23 +38,20 @@ def job_name(*choices: object) -> str:
     'cvc_unet_dice_seed0_lr-0.1_size-64-64'
     """
     parts = [part for choice in choices for part in str(choice).split("&") if part]
-    # a sweep may be over several of those three
-    same = {*PLACE} - {"dataset.root", "trainer.deterministic", "trainer.sync_batchnorm"}
+    same = {*PLACE} - {*SWEPT}
     parts = [part for part in parts if part.partition("=")[0].lstrip("+") not in same]
     short = [re.sub(r"^[^=]*\.(?=[^=.]*=)", "", part) for part in parts]
     name = "_".join(re.sub(r"[^\w.+-]+", "-", part.translate({91: "", 93: ""})).strip("-") for part in short)
     return name if len(name) <= 120 else f"{name[:107]}_{hashlib.sha256('&'.join(parts).encode()).hexdigest()[:12]}"
 
 
-def config_folder(run: str) -> str:
-    """Say where Hydra keeps the config: in `.hydra`, or beside it if the folder holds a run already.
+def config_folder(run: str) -> str | None:
+    """Say where Hydra keeps the config: in `.hydra`, or nowhere if the folder holds a run already.
 
     A folder's first config is that of its run; a resumed or repeated command must not write over it. A start that was
     killed before there was a status has left a config of no run.
     """
-    if not (Path(run) / "status.json").is_file():
-        return ".hydra"
-    return f".hydra/again_{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    return None if (Path(run) / STATUS).is_file() else ".hydra"
 
 
 def run_folder(resume: str | None, new: str) -> str:
@@ -91,8 +87,8 @@ def queued_again(runs: Path) -> Path | None:
     return None
 
 
-for resolver in (job_name, config_folder, run_folder):  # cached: a second later it would be another folder
-    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True, use_cache=resolver is config_folder)
+for resolver in (job_name, config_folder, run_folder):
+    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
 def program(command: str) -> str:
@@ -140,7 +136,7 @@ def check_settings(cfg: DictConfig, command: str) -> None:
         a_name = "." not in path or path in ("dataset.root", *FILES)  # a sweep or a folder may be called no
         if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off") and not a_name:
             raise BadInput(f"{path}={value} is read as a word. Write true or false.")
-    known = _names(command)
+    known = names(command)
     others = [str(key) for key in cfg if key not in known]
     used = set(re.findall(r"\$\{(\w+)", OmegaConf.to_yaml(cfg))) if others else set()
     if unknown := [key for key in others if key not in used]:
@@ -153,15 +149,15 @@ def check_settings(cfg: DictConfig, command: str) -> None:
         )
 
 
-def _names(command: str) -> list[str]:
-    """The top of a command's config: its settings, and its groups, also those of which nothing is chosen."""
+def names(command: str) -> list[str]:
+    """Return what stands at the top of a command's config: settings, and groups, also if nothing is chosen of one."""
     primary = OmegaConf.load(CONF / f"{command}.yaml")
     found = [str(key) for key in primary if key not in ("defaults", "hydra")]
     for entry in primary.defaults:
         if OmegaConf.is_dict(entry):
             found += [str(group) for group in entry if not str(group).startswith("override ")]
         elif entry != "_self_":  # all of another config, or a part of this one, as split@split
-            found += [entry.partition("@")[2]] if "@" in entry else _names(entry)
+            found += [entry.partition("@")[2]] if "@" in entry else names(entry)
     return found
 
 
@@ -181,7 +177,7 @@ def _check(cfg: DictConfig, command: str) -> None:
     _check_flags(cfg, "retry")
     _check_selection(cfg.selection)
     _check_figures(cfg.figures)
-    if missing := [name for name in GROUPS if cfg.get(name) is None]:
+    if missing := [name for name in (*GROUPS, "trainer") if cfg.get(name) is None]:
         raise BadInput(f"{missing[0]} cannot be left out: a run needs one. conf/{missing[0]} has the choices.")
     if missing := [name for name in NEEDED if name not in cfg.callbacks]:
         raise BadInput(f"callbacks.{missing[0]} cannot be left out: a run needs what it writes.")

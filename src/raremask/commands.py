@@ -31,7 +31,7 @@ def command(name: str, around: Callable[[], AbstractContextManager] = nullcontex
         @wraps(function)
         def call() -> None:
             sys.argv[1:] = map(commandline.at_home, sys.argv[1:])
-            with errors.plain_errors(), around():
+            with errors.plain_errors(commandline.names(name)), around():
                 composed()
 
         return call
@@ -58,9 +58,9 @@ def _train(cfg: DictConfig, resume: bool = False) -> float:
 def evaluate(cfg: DictConfig) -> float:
     """Score finished runs again; return the mean Dice, so that a script can use it."""
     commandline.check_evaluate(cfg)
-    from raremask import run
+    from raremask import evaluation
 
-    return run.evaluate(cfg)
+    return evaluation.evaluate(cfg)
 
 
 @command("predict")
@@ -96,6 +96,6 @@ def describe(cfg: DictConfig) -> None:
 def tune(cfg: DictConfig) -> float:
     """Search for better settings on validation; return the best score."""
     commandline.check_tune(cfg)
-    from raremask import run
+    from raremask import tuning  # Optuna is an extra
 
-    return run.tune(cfg)
+    return tuning.tune(cfg)

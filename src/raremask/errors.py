@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from hydra.errors import (
     ConfigCompositionException,
@@ -29,17 +28,18 @@ OURS = "RAREMASK_PLAIN_ERRORS"  # in the environment: that HYDRA_FULL_ERROR is s
 LAUNCHERS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 #: What lightning-hydra-template calls our settings.
 ELSEWHERE = {"ckpt_path": "resume", "data": "dataset", "debug": "trainer=debug", "task_name": "sweep"}
-#: Groups of an entry point of which nothing is chosen at first: the config has no key for them.
-OPEN = {"predict": ("postprocess", "submission"), "evaluate": ("trainer",), "train": ("experiment",)}
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
+def plain_errors(settings: Sequence[str] = ()) -> Iterator[None]:
     """Print what the user can mend as one message and exit with 2, a fault of the machine likewise with 1.
 
     Everything else keeps its traceback. :mod:`raremask.interruption` lists the codes.
 
     With HYDRA_FULL_ERROR=1 in the environment every error keeps its traceback.
+
+    Args:
+        settings: Of this command, and its groups.
     """
     plain_warnings()
     if os.environ.get("HYDRA_FULL_ERROR") == "1" and OURS not in os.environ:
@@ -50,7 +50,7 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, HydraException, OmegaConfBaseException) as error:  # BadInput is a ValueError
-        message = explain(error)
+        message = explain(error, settings)
         if message is None:
             raise
         print(f"\n{message}", file=sys.stderr)
@@ -81,7 +81,7 @@ def _format_warning(
     return f"Warning: {message}{place}\n"
 
 
-def explain(error: Exception) -> str | None:
+def explain(error: Exception, settings: Sequence[str] = ()) -> str | None:
     """Say what was meant, or None if the error is not the user's."""
     causes: list[BaseException] = [error]
     while causes[-1].__cause__ is not None:
@@ -133,17 +133,17 @@ def explain(error: Exception) -> str | None:
             and cause.parent_node is not None
             and "not in struct" in str(cause)
         ):
-            return _unknown_key(cause)
+            return _unknown_key(cause, settings)
         return "\n".join(str(part) for part in (error, error.__cause__) if part)
     return None
 
 
-def _unknown_key(error: OmegaConfBaseException) -> str:
+def _unknown_key(error: OmegaConfBaseException, settings: Sequence[str]) -> str:
     """Look for the key among its siblings first, then in the whole config."""
     key, parent = str(error.key), error.parent_node
     full = str(error.full_key)
     prefix = full[: -len(key)]
-    groups = () if prefix else OPEN.get(Path(sys.argv[0]).stem.removeprefix("raremask-"), ())
+    groups = () if prefix else [name for name in settings if name not in parent]  # of which nothing is chosen
     if key in groups:
         return f"Nothing is chosen from the group {key}, so nothing in it can be changed. Choose first: {key}=<choice>"
     close = difflib.get_close_matches(key, [*(str(sibling) for sibling in parent), *groups], n=2, cutoff=0.6)

@@ -1,5 +1,6 @@
 """Finished runs, scored again: one beside its own record, or several side by side and averaged."""
 
+import itertools
 import math
 import os
 import warnings
@@ -10,17 +11,33 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+from omegaconf import DictConfig, OmegaConf
 
 from raremask import BadInput, figures, receipt
-from raremask.callbacks import figure_row
+from raremask.building import SPLIT, build, build_trainer, choices_of, load_config
+from raremask.callbacks import Progress, figure_row
 from raremask.collapse import collapse
+from raremask.commandline import program, runs_of
 from raremask.data.base import ImageMaskData
 from raremask.inference import Predictor
 from raremask.metrics.overlap import score
 from raremask.module import Segmenter
+from raremask.runfolder import read_status, write_figure
 from raremask.scoretables import BEST, beside_baselines, format_scores, largest_change, summaries
-from raremask.scoring import Judged, choose, judge, looks_at_test, use_test, write_split
+from raremask.scoring import (
+    SELECTION,
+    Judged,
+    choose,
+    judge,
+    load_choice,
+    load_weights,
+    looks_at_test,
+    use_test,
+    write_split,
+)
 from raremask.selection import Selection, together
+from raremask.settings import flat
+from raremask.terminal import quieten
 
 SAME = 1e-6  # scores that differ by less are the same
 SHOWN = 4  # images of a gallery for which none were named
@@ -48,6 +65,90 @@ class Finished:
     def form(self) -> tuple:
         """Return what must be equal in runs whose probabilities are averaged."""
         return self.data.size, self.data.resize, self.data.channels, self.data.bits, self.module.tile
+
+
+def evaluate(cfg: DictConfig) -> float:
+    """Rebuild runs from their config and checkpoint, and score one split again.
+
+    Args:
+        cfg: The composed `conf/evaluate.yaml`.
+
+    Returns:
+        The mean Dice over the images of the split; of the first run, if there are several.
+
+    Raises:
+        BadInput: If a checkpoint is not there, several runs do not have the same images in the split, or a run has not
+            chosen on validation and the split is test.
+    """
+    quieten()
+    folders = [Path(run) for run in runs_of(cfg.run)]
+    unfinished = [folder for folder in folders if not _has_ended(folder)]
+    if unfinished and cfg.split == "test":
+        raise BadInput(
+            f"{unfinished[0]} has not ended: for its weights nothing was chosen on validation yet. Let it end "
+            f"({program('train')} resume={unfinished[0]}), or look at validation: split=val."
+        )
+    places = {"data_dir": cfg.data_dir} | {f"dataset.{key}": place for key, place in cfg.dataset.items()}
+    runs = _finished(folders, cfg.checkpoint, {key: place for key, place in places.items() if place is not None})
+    same_images(runs, cfg.split)
+    shown = asked_for(runs[0], cfg.split, cfg.images)
+    parts = cfg.trainer if "trainer" in cfg else load_config(runs[0].folder).trainer
+    trainer = build_trainer(parts, callbacks=[Progress()], logger=False, enable_checkpointing=False)
+    runs = [
+        run
+        if cfg.checkpoint == "best" and run.folder not in unfinished  # for it this was chosen when it ended
+        else choose_again(trainer, run, cfg.checkpoint, OmegaConf.to_container(load_config(run.folder).selection))
+        for run in runs
+    ]
+    write = not (cfg.verify or unfinished)
+    scored = [score_again(trainer, run, cfg.split, cfg.checkpoint, write) for run in runs]
+    judged = [images for images, _ in scored]
+    if cfg.verify and trainer.is_global_zero:
+        for run, (_, change) in zip(runs, scored, strict=True):
+            verify(run, cfg.split, change)
+    out = Path(str(cfg.out))
+    if len(runs) > 1:
+        side_by_side(trainer, runs, judged, cfg.split, out)
+    if cfg.figure == "comparison" and trainer.is_global_zero:
+        rows = comparison(runs, judged, cfg.split, shown)
+        figure = figures.gallery(rows, "", figures.Paint(**cfg.figures), [run.name for run in runs])
+        write_figure(out / "comparison.png", figure, dpi=120)
+        print(f"Picture: {os.path.relpath(out)}/comparison.png")
+    return summaries(judged[0].counts, runs[0].module.empty)["dice"]
+
+
+def _has_ended(folder: Path) -> bool:
+    return (folder / SELECTION).is_file() and read_status(folder).get("state", "done") == "done"
+
+
+def _finished(folders: Sequence[Path], checkpoint: str, places: Mapping[str, Any]) -> list[Finished]:
+    """Open runs, with their data in its new places; what was read for one serves the next, if it has the same images.
+
+    Raises:
+        BadInput: If a run has no such checkpoint or no split, or its dataset has no such place.
+    """
+    saved = [load_config(folder) for folder in folders]
+    for key, cfg in itertools.product(places, saved):
+        if key not in flat(OmegaConf.to_container(cfg)):
+            raise BadInput(f"{key}: the dataset of this run has no such place.")
+        OmegaConf.update(cfg, key, places[key])
+    choices = [choices_of(folder) | {"seed": cfg.seed} for folder, cfg in zip(folders, saved, strict=True)]
+    names = short_names(folders, choices)
+    runs: list[Finished] = []
+    read: dict[str, ImageMaskData] = {}
+    for folder, name, cfg in zip(folders, names, saved, strict=True):
+        file = folder / "checkpoints" / f"{checkpoint}.ckpt"
+        if not file.is_file():
+            present = ", ".join(sorted(path.stem for path in file.parent.glob("*.ckpt"))) or "none"
+            raise BadInput(f"There is no {file}. Checkpoints in this run: {present}.")
+        if not (folder / SPLIT).is_file():
+            raise BadInput(f"{folder} has no {SPLIT}: which image was in which split is not known.")
+        images = OmegaConf.to_yaml(cfg.dataset, resolve=True) + (folder / SPLIT).read_text()
+        data, module = build(cfg, data=read.get(images))
+        read[images] = data
+        load_weights(module, file)
+        runs.append(Finished(folder, name, data, module, load_choice(folder)))
+    return runs
 
 
 def short_names(folders: Sequence[Path], choices: Sequence[Mapping[str, Any]]) -> list[str]:

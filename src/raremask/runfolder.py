@@ -28,16 +28,6 @@ STATUS = "status.json"
 LAST, PREVIOUS = Path("checkpoints/last.ckpt"), Path("checkpoints/previous.ckpt")
 LOCK = ".hydra/lock"  # in a run's folder, empty; the system knows who holds it
 NOTED = ("collapsed",)  # facts of :func:`note`
-MACHINE = ("accelerator", "devices", "strategy", "num_nodes", "sync_batchnorm", "deterministic")
-QUIET = ("enable_model_summary", "enable_progress_bar", "num_sanity_val_steps", "detect_anomaly")
-#: Settings that say where the data lies, where a run is computed, and what it shows: they make no other method, and may
-#: change when a run is gone on with.
-PLACE = (
-    *("data_dir", "dataset.root", "dataset.workers", "dataset.memory"),
-    *(f"trainer.{setting}" for setting in (*MACHINE, *QUIET)),
-)
-#: Files of a dataset of one's own: they may lie elsewhere when a run is gone on with.
-FILES = ("dataset.images", "dataset.masks", "dataset.pairs")
 UMASK = os.umask(0)  # what new files may not: it can only be asked for by setting it, so once, before there are threads
 os.umask(UMASK)
 SIGN = 1800  # seconds within which a run on another machine must have shown that it goes on
@@ -235,18 +225,3 @@ def _peak() -> float | None:
 
 def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def flat(node: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Return every value of a nested mapping by its path.
-
-    >>> flat({"loss": {"smooth": 1.0}, "seed": 3})
-    {'loss.smooth': 1.0, 'seed': 3}
-    """
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{path}{key}.")
-        else:
-            found[f"{path}{key}"] = value
-    return found

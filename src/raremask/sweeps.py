@@ -8,7 +8,6 @@ heavy: a finished job is skipped in no time.
 import math
 import os
 import platform
-import shutil
 import sys
 import traceback
 from collections import Counter
@@ -24,10 +23,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from raremask import BadInput, Fault
 from raremask.commandline import check, program
-from raremask.runfolder import PLACE, SIGN, STATUS, alive, begun, flat, read_status, write_table
+from raremask.runfolder import SIGN, STATUS, alive, begun, read_status, write_table
+from raremask.settings import NO_OTHER_RUN, flat
 
 LEDGER = "ledger.csv"
-NO_PART = ("resume", "sweep", "folder", "retry", *PLACE)  # settings that make no other run
 #: What a run leaves that has not ended an epoch; whatever else lies in its folder is someone's.
 LEFT = (STATUS, "split.csv", "auto.json", "receipt.json", "leaks.csv", "stopped.json", "metrics.csv")
 LEFT_BELOW = ("figures/leaks.png", "tensorboard/events.out.tfevents.*")
@@ -55,7 +54,6 @@ def run(cfg: DictConfig, train: Callable[[DictConfig, bool], float]) -> float:
     try:
         what, why = decide(cfg, folder)
         if what == "skip":
-            forget_this_start()
             print(f"{folder.name}: {why}")
             return read_status(folder).get("best", math.nan)
         if why:
@@ -86,7 +84,6 @@ def goes_on(cfg: DictConfig) -> bool:
         return begun(folder)
     what, why = decide(cfg, folder)
     if what == "skip":
-        forget_this_start()
         raise BadInput(f"{folder} already holds a run: {why}. Give this one a folder of its own.")
     if why:
         print(f"{folder}: {why}", flush=True)
@@ -105,7 +102,6 @@ def decide(cfg: DictConfig, folder: Path) -> tuple[str, str]:
     if not facts:
         return "start", ""  # Hydra has written this job's config over that of a start that came to nothing
     if changed := differences(OmegaConf.load(folder / ".hydra" / "config.yaml"), cfg):
-        forget_this_start()
         more = [f"and {len(changed) - 8} more"] if len(changed) > 8 else []
         listed = "\n  ".join([*changed[:8], *more])
         raise BadInput(
@@ -136,7 +132,7 @@ def differences(saved: DictConfig, cfg: DictConfig) -> list[str]:
         f"{key}: {before.get(key, 'nothing')} there, {now.get(key, 'nothing')} asked for"
         for key in sorted(before.keys() | now.keys())
         if before.get(key, "") != now.get(key, "")
-        and key not in NO_PART
+        and key not in NO_OTHER_RUN
         and str(before.get(key, "")) != str(now.get(key, ""))  # a folder may be called 2018
     ]
 
@@ -146,13 +142,6 @@ def _clear(folder: Path) -> None:
     for pattern in LEFT + LEFT_BELOW:
         for path in folder.glob(pattern):
             path.unlink()
-
-
-def forget_this_start() -> None:
-    """Take away the config that Hydra wrote for a job that is not run."""
-    hydra = HydraConfig.get()
-    if hydra.output_subdir and hydra.output_subdir.startswith(".hydra/again_"):
-        shutil.rmtree(Path(hydra.runtime.output_dir) / hydra.output_subdir, ignore_errors=True)
 
 
 def write_ledger(sweep: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -29,7 +28,7 @@ from raremask.figures import Paint
 from raremask.interruption import Interrupted, Interruption
 from raremask.module import Segmenter
 from raremask.receipt import check_same_data, data_digest, write_receipt
-from raremask.runfolder import FILES, PLACE, begun, claimed, flat, read_status, status, write_text
+from raremask.runfolder import begun, claimed, read_status, status, write_text
 from raremask.scoretables import DEFAULT, summaries
 from raremask.scoring import (
     choose,
@@ -43,8 +42,9 @@ from raremask.scoring import (
 )
 from raremask.selection import Selection
 from raremask.sentinels import STOPPED
+from raremask.settings import FILES, PLACE
 from raremask.shipped import Shipped
-from raremask.sweeps import differences, forget_this_start
+from raremask.sweeps import differences, is_job
 from raremask.tables import read_table
 from raremask.terminal import (
     quieten,
@@ -74,7 +74,6 @@ def train(cfg: DictConfig, resume: bool = False) -> float:
         before = _saved(str(cfg.resume))
         cfg, resume = _resumed(before), True
         if said := _nothing_left(before, cfg):
-            forget_this_start()
             print(said)
             return read_status(Path(cfg.folder))["best"]
     elif resume:
@@ -123,7 +122,7 @@ def _train(
     trainer = build_trainer(cfg.trainer, callbacks=callbacks, logger=loggers)
     if trainer.is_global_zero:
         _keep_changes(cfg, folder)
-    if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if trainer.world_size > 1 and is_job():
         raise BadInput("A multirun trains with one process per job. With trainer=ddp, start its jobs one by one.")
     for loss in (module.loss, *(callback.loss for callback in callbacks if isinstance(callback, LossSwitch))):
         warn_of_empty_masks(loss, data.empty_share())
@@ -298,23 +297,23 @@ def _nothing_left(before: DictConfig, now: DictConfig) -> str:
 
 def _begun_before(cfg: DictConfig) -> DictConfig:
     """The config of the run that a job goes on with, in the place where it goes on."""
-    saved, now = _saved(cfg.folder), flat(OmegaConf.to_container(cfg))
-    for key in PLACE:
-        section, _, name = key.rpartition(".")
-        if key in now:
-            OmegaConf.update(saved, key, now[key])
-        elif section:
-            saved[section].pop(name, None)
-    return saved
+    return _placed(_saved(cfg.folder), cfg)
 
 
 def _keep_changes(cfg: DictConfig, folder: Path) -> None:
     """Keep what a resumed run changes, or a longer run that is killed could not be resumed."""
     file = folder / ".hydra" / "config.yaml"
-    saved, now = OmegaConf.to_container(OmegaConf.load(file)), OmegaConf.to_container(cfg)
-    kept = saved | {part: now[part] for part in ("data_dir", "dataset", "trainer")}
+    saved = OmegaConf.load(file)
+    kept = _placed(saved, cfg)
     if kept != saved:
-        write_text(file, OmegaConf.to_yaml(OmegaConf.create(kept)))
+        write_text(file, OmegaConf.to_yaml(kept))
+
+
+def _placed(saved: DictConfig, cfg: DictConfig) -> DictConfig:
+    """What was saved, where `cfg` runs: they differ in nothing else, which was looked at before, but in its length."""
+    now = OmegaConf.to_container(cfg)
+    kept = OmegaConf.to_container(saved) | {part: now[part] for part in ("data_dir", "dataset", "trainer")}
+    return OmegaConf.create(kept)
 
 
 def _saved(folder: str) -> DictConfig:

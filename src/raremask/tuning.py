@@ -2,26 +2,119 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+import os
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import optuna
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from sqlalchemy.pool import NullPool
 
 from raremask import BadInput
-from raremask.runfolder import write_figure, write_text
+from raremask.building import build, build_data, build_trainer
+from raremask.commandline import program
+from raremask.runfolder import claimed, write_figure, write_text
+from raremask.settings import GROUPS, NO_OTHER_RUN, SECOND_LOSS, flat
+from raremask.terminal import quieten
 
 STUDY = "study.db"
+OF_A_RUN = ("resume", "retry", "sweep", "leaks", "selection", "figures", "logger")  # settings, not of a search
 FACTOR = 4  # how far from a number in the config is looked, down and up
-SECOND = "loss@callbacks.switch.loss"  # the group of the second loss, where there is one
-#: Whose choices a found recipe names; the second loss stands in its callbacks, so after them.
-GROUPS = ("dataset", "model", "loss", "optimizer", "scheduler", "augment", "callbacks", SECOND)
 Objective = Callable[[Mapping[str, Any], Callable[[int, float], None]], float]
+
+
+def tune(cfg: DictConfig) -> float:
+    """Search for settings that score better on validation; the test split is not looked at.
+
+    Args:
+        cfg: The composed `conf/tune.yaml`.
+
+    Returns:
+        The best score.
+
+    Raises:
+        BadInput: If the space names no setting, the folder holds another search, several processes are asked for, or a
+            setting is typed that only a run reads.
+    """
+    quieten()
+    if OmegaConf.select(cfg, "trainer.strategy", default="auto") != "auto":
+        raise BadInput("A search trains in one process, one trial after another: leave trainer=ddp away.")
+    folder, chosen = Path(str(cfg.folder)), HydraConfig.get()
+    for typed in chosen.overrides.task:
+        if re.split(r"[.=]", typed.lstrip("+~"), maxsplit=1)[0] in OF_A_RUN:
+            raise BadInput(f"{typed}: a search does nothing with it. Train the recipe that it finds with it.")
+    if cfg.space:
+        space = OmegaConf.to_container(cfg.space)
+    else:
+        space = dict(space_around({"lr": float(cfg.optimizer.lr)}, "optimizer"))
+        space |= space_around(OmegaConf.to_container(cfg.loss), "loss")
+    plain = OmegaConf.to_container(cfg)
+    config = flat({key: plain[key] for key in plain if key not in ("trials", "folder", "space", "data_dir")})
+    same = {path: value for path, value in config.items() if path not in NO_OTHER_RUN}  # or it is another search
+    if unknown := [path for path in space if path not in config]:
+        raise BadInput(f"space: {unknown[0]} is not a setting of this run, of which a search could change the value.")
+    chosen_from = chosen.runtime.choices
+    choices = {group: chosen_from[group] for group in (*GROUPS, SECOND_LOSS) if group in chosen_from}
+    changes = _changes(config, choices)
+    values = {path: OmegaConf.select(cfg, path) for path in space}  # resolved, if they refer to others
+    start = {path: list(value) if OmegaConf.is_list(value) else value for path, value in values.items()}
+    with claimed(folder):  # another search would take this one's trial for one that was killed
+        study = search(folder, _trial(cfg, space), space, start, cfg.trials, cfg.seed, same)
+    write(folder, study, f"{program('tune')} {' '.join(chosen.overrides.task)}", choices, changes, cfg.monitor)
+    print(f"\nBest {cfg.monitor}: {study.best_value:.4f}, with {words(study.best_params)}")
+    print(f"In {os.path.relpath(folder)}: best.yaml (an experiment: put it into conf/experiment), study.png, study.db")
+    return study.best_value
+
+
+def _changes(config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, Any]:
+    """What a recipe or the command line has changed beyond the choices from each group.
+
+    Raises:
+        BadInput: If something was taken away, which a recipe that is found could not say.
+    """
+    untouched = flat(OmegaConf.to_container(compose("train", [f"{group}={one}" for group, one in choices.items()])))
+    if lost := [path for path in untouched if path not in config and path.split(".")[0] in choices]:
+        raise BadInput(
+            f"{lost[0]} was left out, and the recipe of a search cannot say so. Set it to what does nothing."
+        )
+    return {path: value for path, value in config.items() if path not in untouched or untouched[path] != value}
+
+
+def _trial(cfg: DictConfig, space: Collection[str]) -> Callable[..., float]:
+    """What trains once under other settings, and returns the best score of its epochs."""
+    of_the_data = any(path.split(".")[0] in ("dataset", "augment", "split") for path in space)
+    data = None if of_the_data else build_data(cfg)  # or every trial reads the images as it was told to
+
+    def train(settings: Mapping[str, Any], tell: Callable[[int, float], None]) -> float:
+        one, scores = cfg.copy(), []
+        for path, value in settings.items():
+            OmegaConf.update(one, path, value)
+        images, module = build(one, data=data)
+
+        def told(epoch: int, score: float) -> None:
+            scores.append(score)
+            tell(epoch, score)
+
+        # a trial has neither a folder to write into nor a logger
+        parts = [
+            instantiate(part) for part in one.callbacks.values() if part and not {"folder", "dirpath"} & part.keys()
+        ]
+        parts = [part for part in parts if not isinstance(part, LearningRateMonitor)]
+        parts.append(Reporter(one.monitor, told))
+        trainer = build_trainer(one.trainer, callbacks=parts, logger=False, enable_checkpointing=False)
+        trainer.fit(module, datamodule=images)
+        return max(scores)
+
+    return train
 
 
 class Reporter(Callback):

@@ -16,18 +16,14 @@ import yaml
 from raremask import BadInput
 from raremask.collapse import collapse
 from raremask.metrics.overlap import COUNTS, beside_empty, shares
-from raremask.runfolder import PLACE, flat
+from raremask.runfolder import STATUS
 from raremask.scoretables import DEFAULT
+from raremask.settings import GROUPS, NO_OTHER_METHOD, flat
 from raremask.tables import read_table
 
-#: Settings that do not make another method: what was drawn at random, and where things lie or run.
-NOT_A_METHOD = (
-    *("seed", "sweep", "split", "logger", "folder", "resume", "retry", "leaks", "figures", "hydra", *PLACE),
-    "trainer.max_epochs",  # of the budget
-)
 BUDGET = ("trainer.max_epochs", "dataset.size", "dataset.batch_size", "dataset.draws")  # what should be equal
 NO_SCORES = ("image", "group", "foreground", "objects", *COUNTS)  # columns of the tables, also with a suffix
-CHOICES = ("dataset", "model", "loss", "second_loss", "augment", "optimizer", "scheduler", "callbacks", "experiment")
+CHOICES = (*GROUPS, "second_loss", "experiment")  # in this order a run is called by them
 
 #: What each run has of each image, by label and seed, and by the image's name.
 Merged = dict[tuple[str, int], dict[str, Mapping[str, Any]]]
@@ -134,9 +130,9 @@ def find(places: Iterable[Path]) -> list[Path]:
     for place in places:
         if not place.is_dir():
             raise BadInput(f"There is no folder {place}.")
-        files = sorted(place.rglob("status.json"))
+        files = sorted(place.rglob(STATUS))
         if not files:
-            raise BadInput(f"There is no run at or below {place}: a run leaves a status.json.")
+            raise BadInput(f"There is no run at or below {place}: a run leaves a {STATUS}.")
         found |= dict.fromkeys(file.parent for file in files)
     return list(found)
 
@@ -154,7 +150,7 @@ def read(folder: Path) -> Run:
 
 
 def _read(folder: Path) -> Run:
-    facts = json.loads((folder / "status.json").read_text())
+    facts = json.loads((folder / STATUS).read_text())
     done = facts["state"] == "done"
     config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
     changed = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text()) or []
@@ -192,7 +188,7 @@ def _scored(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_method(key: str) -> bool:
-    return key != "trainer" and not any(key == name or key.startswith(f"{name}.") for name in NOT_A_METHOD)
+    return key != "trainer" and not any(key == name or key.startswith(f"{name}.") for name in NO_OTHER_METHOD)
 
 
 def labelled(runs: Sequence[Run]) -> list[Run]:
