@@ -55,7 +55,7 @@ def test_a_gradient_is_clipped_to_a_norm_and_logged_as_it_was(made, limit):
     module.configure_gradient_clipping(torch.optim.SGD(weights, lr=1.0), limit)
     clipped = sum(weight.grad.square().sum() for weight in weights) ** 0.5
     assert float(clipped) == pytest.approx(min(norm, limit), rel=1e-3)
-    assert float(module.means["gradient"].compute()["optim/grad_norm"]) == pytest.approx(norm, rel=1e-5)
+    assert float(module.gradient_mean.compute()["optim/grad_norm"]) == pytest.approx(norm, rel=1e-5)
 
 
 def test_gradients_are_clipped_unless_that_is_left_out():

@@ -18,7 +18,7 @@ from raremask.losses.overlap import Dice
 #: A trainer with one process, whose network has shown nothing up to a Dice of .05.
 ALONE = SimpleNamespace(
     strategy=SimpleNamespace(reduce_boolean_decision=bool),
-    lightning_module=SimpleNamespace(least=0.05),
+    lightning_module=SimpleNamespace(chance=0.05),
 )
 
 

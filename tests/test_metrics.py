@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as arrays
 from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
 
 from raremask.metrics.gather import ImageCounts, Means, count
-from raremask.metrics.overlap import baselines, least, score, summary
+from raremask.metrics.overlap import baselines, chance, score, summary
 
 pairs = arrays.arrays(np.bool_, st.tuples(st.just(2), st.integers(1, 9), st.integers(1, 9)))
 
@@ -66,8 +66,8 @@ def test_the_mean_over_images_and_the_pooled_score_stand_under_their_own_names()
 )
 def test_a_score_must_pass_nothing_and_everything_to_show_anything(name, empty, expected):
     counts = np.array([[10, 5, 15, 70], [0, 5, 0, 95]])  # a quarter of the first image is foreground
-    assert least(counts, name, empty) == pytest.approx(expected)
-    assert least(counts[:1], "recall") == -np.inf  # everything is perfect
+    assert chance(counts, name, empty) == pytest.approx(expected)
+    assert chance(counts[:1], "recall") == -np.inf  # everything is perfect
 
 
 def test_skipped_images_are_left_out_of_the_mean():

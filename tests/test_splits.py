@@ -110,7 +110,7 @@ def test_a_written_split_is_read_back(tmp_path):
     groups = [f"video{index // 5}" for index in range(50)]
     chosen = split(groups, seed=4)
     file = tmp_path / "split.csv"
-    file.write_text(split_csv(names(50), groups, chosen))
+    file.write_text(split_csv(zip(names(50), groups, chosen, strict=True)))
     assert file.read_text().split("\n")[0] == "image,group,split"
     assert split(groups, seed=99, file=str(file)) == chosen
     shuffled = [f"{name},{its}" for name, its in zip(names(50), chosen, strict=True)][::-1]

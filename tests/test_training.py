@@ -229,7 +229,7 @@ def test_that_nothing_was_seen_is_said_of_the_best_of_the_run_not_of_a_stage(tmp
     )
     stage.best_model_score, best.best_model_score = torch.tensor(0.01), torch.tensor(0.8)
     trainer = SimpleNamespace(checkpoint_callbacks=[stage, best, last])
-    module = SimpleNamespace(least=0.05, monitor="val/dice")
+    module = SimpleNamespace(chance=0.05, monitor="val/dice")
     say_what_never_began(module, trainer)
     assert capsys.readouterr().out == ""
     best.best_model_score = torch.tensor(0.01)

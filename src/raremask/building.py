@@ -167,7 +167,7 @@ def build(
         warnings.warn("No test mask has a foreground pixel: its scores say nothing of the foreground.", stacklevel=2)
     found = fill_auto(cfg, data)
     if folder is not None and rank_zero_only.rank == 0:
-        write_text(folder / SPLIT, splits.split_csv(*zip(*data.placed(), strict=True)))
+        write_text(folder / SPLIT, splits.split_csv(data.placed()))
         if found:
             write_text(folder / AUTO, json.dumps(found, indent=2) + "\n")
     module = Segmenter(

@@ -228,7 +228,7 @@ class History(Checkpoint):
         write_table(self.file, self.rows)
         score = logged.get(self.monitor, math.nan)
         best = max((row[self.monitor] for row in self.rows if self.monitor in row), default=math.nan)
-        so_far = "nothing seen yet" if best <= getattr(module, "least", -math.inf) else f"best {best:.4f}"
+        so_far = "nothing seen yet" if best <= getattr(module, "chance", -math.inf) else f"best {best:.4f}"
         tqdm.write(  # tqdm's, so that the line stands above a progress bar
             f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  loss {logged['train/loss']:.4f}  "
             f"{self.monitor} {score:.4f} ({so_far})  lr {self.rate:.2g}  {seconds:.1f} s"

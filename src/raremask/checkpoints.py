@@ -97,7 +97,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     The noise that an untrained network paints scores better than the nothing that it paints next, at a threshold of
     0.5, when it begins to learn rare foreground. So until a score shows that the network sees anything (see
-    :func:`raremask.metrics.overlap.least`), the latest checkpoint is kept.
+    :func:`raremask.metrics.overlap.chance`), the latest checkpoint is kept.
 
     Args:
         dirpath: Folder of the checkpoints.
@@ -118,8 +118,8 @@ class RunCheckpoint(ModelCheckpoint):
 
     def check_monitor_top_k(self, trainer: Trainer, current: torch.Tensor | None = None) -> bool:
         """Whether the checkpoint with this score takes the place of the best so far."""
-        best, least = self.best_model_score, getattr(trainer.lightning_module, "least", -math.inf)
-        untrained = best is not None and current is not None and best <= least and not current.isnan()
+        best, chance = self.best_model_score, getattr(trainer.lightning_module, "chance", -math.inf)
+        untrained = best is not None and current is not None and best <= chance and not current.isnan()
         return bool(untrained) or super().check_monitor_top_k(trainer, current)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

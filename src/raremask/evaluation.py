@@ -231,30 +231,28 @@ def score_again(
         name = split if checkpoint == "best" else f"{split}_{checkpoint}"
         table = run.folder / f"per_image_{name}.csv"
         if write or table.is_file():
-            change = compare_with_record(table, run, images, split)
+            change = compare_with_record(table, images, empty)
         if collapsed := collapse(*images.shares()):
             warnings.warn(collapsed, stacklevel=2)
     return images, change
 
 
-def compare_with_record(table: Path, run: Finished, images: Judged, split: str) -> float:
+def compare_with_record(table: Path, images: Judged, empty: str) -> float:
     """Write the table of a split, beside the one that the run has left if the two differ.
 
     Args:
         table: The one that the run has left; written if there is none.
-        run: Whose it is.
         images: What was scored now.
-        split: `val` or `test`.
+        empty: Policy for images whose mask and prediction are both empty.
 
     Returns:
         The largest change of a score; NaN if there was no table.
     """
-    empty = run.module.empty
     if not table.is_file():
-        write_split(table, run.data, split, images, empty)
+        write_split(table, images, empty)
         return math.nan
     again = table.with_stem(f"{table.stem}_again")
-    write_split(again, run.data, split, images, empty)
+    write_split(again, images, empty)
     change = largest_change(table, again)
     print(f"Largest change of a score against {table.name}: {change:.2g}")
     if change > SAME:
@@ -311,7 +309,7 @@ def side_by_side(
     print(f"\nSide by side on {split}")
     print(format_scores(rows | {name: row for name, row in baselines.items() if name.startswith("all ")}))
     if averaged:
-        write_split(out / f"per_image_{split}.csv", first.data, split, images, empty)
+        write_split(out / f"per_image_{split}.csv", images, empty)
         table = f"{os.path.relpath(out)}/per_image_{split}.csv"
         how = f"{selection.words()} (of what each chose by itself; not chosen for the mean)"
         print(f"{TOGETHER}: the mean of their probabilities, {how}; {table}")

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from raremask.collapse import extremes
 from raremask.inference import Predictor, sharing_cores, to_native
 from raremask.metrics.gather import ImageCounts, Means, count
-from raremask.metrics.overlap import least, shares, summary
+from raremask.metrics.overlap import chance, shares, summary
 
 
 class Segmenter(LightningModule):
@@ -40,10 +40,6 @@ class Segmenter(LightningModule):
     """
 
     threshold = 0.5  # of what is logged in training; the one to predict with is chosen on validation afterwards
-    # each is an nn.ModuleDict, and that type does not say of what
-    counts: Mapping[str, ImageCounts]
-    counts_fov: Mapping[str, ImageCounts]
-    means: Mapping[str, Means]
 
     def __init__(
         self,
@@ -60,11 +56,9 @@ class Segmenter(LightningModule):
         self.net, self.loss = net, loss
         self.optimizer, self.scheduler = optimizer, scheduler
         self.monitor, self.empty, self.seed, self.tile = monitor, empty, seed, tile
-        self.least = -math.inf  # of the monitored score, to show that the network sees anything; known once validated
-        splits, steps = ("train", "val"), ("train_step", "gradient", "val_step", "val_contrast")
-        self.counts = nn.ModuleDict({f"{split}_counts": ImageCounts() for split in splits})  # type: ignore[assignment]
-        self.counts_fov = nn.ModuleDict({"val_counts": ImageCounts()})  # type: ignore[assignment]
-        self.means = nn.ModuleDict({name: Means() for name in steps})  # type: ignore[assignment]
+        self.chance = -math.inf  # of the monitored score: above it the network sees something; known once validated
+        self.train_counts, self.val_counts, self.val_counts_fov = ImageCounts(), ImageCounts(), ImageCounts()
+        self.train_means, self.gradient_mean, self.val_means, self.contrast_mean = Means(), Means(), Means(), Means()
         #: Of the last step, for callbacks that watch: logits, loss, and in training the norm of the gradient.
         self.computed: dict[str, Tensor] = {}
 
@@ -76,10 +70,10 @@ class Segmenter(LightningModule):
         """Return the loss of a batch."""
         logits, mask = self(batch["image"]), batch["mask"]
         loss, terms = self._loss("train", logits, mask)
-        self.means["train_step"].update(terms, len(mask))
+        self.train_means.update(terms, len(mask))
         self.computed = {"logits": logits.detach(), "loss": loss.detach()}
         with torch.no_grad():
-            self.counts["train_counts"].update(batch["index"], count(self._paint(logits), mask.bool()))
+            self.train_counts.update(batch["index"], count(self._paint(logits), mask.bool()))
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
@@ -88,11 +82,11 @@ class Segmenter(LightningModule):
         loss, terms = self._loss("val", logits, mask)
         self.computed = {"logits": logits, "loss": loss}
         probability = torch.sigmoid(logits.float())
-        self._count("val", probability, batch)
+        self._count(probability, batch)
         terms["val/probability_spread"] = probability.flatten(1).std(dim=1).mean()
-        self.means["val_step"].update(terms, len(mask))
+        self.val_means.update(terms, len(mask))
         contrast = _contrast(probability, mask)
-        self.means["val_contrast"].update({"val/contrast": contrast.nanmean().nan_to_num()}, (~contrast.isnan()).sum())
+        self.contrast_mean.update({"val/contrast": contrast.nanmean().nan_to_num()}, (~contrast.isnan()).sum())
 
     def on_train_epoch_start(self) -> None:
         """Seed the random numbers of this epoch."""
@@ -112,15 +106,15 @@ class Segmenter(LightningModule):
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         self.computed["gradient"] = norm
-        self.means["gradient"].update({"optim/grad_norm": norm.nan_to_num(0, 0)}, norm.isfinite())
+        self.gradient_mean.update({"optim/grad_norm": norm.nan_to_num(0, 0)}, norm.isfinite())
 
     def on_train_epoch_end(self) -> None:
         """Log the training scores, and step a plateau scheduler.
 
         Lightning would step it after the last checkpoint is written, and a resumed run would miss that step.
         """
-        self._log("train_step", "gradient")
-        self._log_scores("train")
+        self._log(self.train_means, self.gradient_mean)
+        self._log_scores("train", {"": self.train_counts})
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau) and self.monitor in self.trainer.callback_metrics:
             scheduler.step(self.trainer.callback_metrics[self.monitor])
@@ -132,8 +126,8 @@ class Segmenter(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation scores."""
-        self._log("val_step", "val_contrast")
-        self._log_scores("val")
+        self._log(self.val_means, self.contrast_mean)
+        self._log_scores("val", {"": self.val_counts, "_fov": self.val_counts_fov})
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the optimiser and its scheduler."""
@@ -151,38 +145,36 @@ class Segmenter(LightningModule):
         loss = sum(parts.values()) if parts else self.loss(logits, mask)
         return loss, {f"{split}/loss": loss} | {f"{split}/loss/{name}": part for name, part in parts.items()}
 
-    def _log(self, *names: str) -> None:
+    def _log(self, *means: Means) -> None:
         """Log the means of an epoch's steps, and start anew."""
-        for metric in (self.means[name] for name in names):
+        for metric in means:
             if metric.rows:
                 self.log_dict(metric.compute())
             metric.reset()
 
-    def _count(self, split: str, probability: Tensor, batch: dict[str, Any]) -> None:
-        """Count each image at its native size."""
+    def _count(self, probability: Tensor, batch: dict[str, Any]) -> None:
+        """Count each image of validation at its native size."""
         valids = batch.get("native_valid", [None] * len(probability))
         samples = zip(probability, batch["index"], batch["box"], batch["native_mask"], valids, strict=True)
         for image, index, box, mask, valid in samples:
             painted = to_native(image[None], mask.shape[-2:], box) > self.threshold
-            self.counts[f"{split}_counts"].update(index[None], count(painted, mask[None]))
+            self.val_counts.update(index[None], count(painted, mask[None]))
             if valid is not None:
-                self.counts_fov[f"{split}_counts"].update(index[None], count(painted, mask[None], valid[None]))
+                self.val_counts_fov.update(index[None], count(painted, mask[None], valid[None]))
 
-    def _log_scores(self, split: str) -> None:
-        """Log the summary of all images of a split, and start anew."""
-        for suffix, metrics in (("", self.counts), ("_fov", self.counts_fov)):
-            key = f"{split}_counts"
-            if key not in metrics or not metrics[key].rows:
+    def _log_scores(self, split: str, counted: Mapping[str, ImageCounts]) -> None:
+        """Log the summary of all images of a split, by the suffix of its names, and start anew."""
+        for suffix, metric in counted.items():
+            if not metric.rows:
                 continue
-            metric = metrics[key]
             rows = metric.compute().cpu()
             metric.reset()
             counts = rows[:, 1:].numpy()
             scores = summary(counts, self.empty) | extremes(*shares(counts))
             self.log_dict({f"{split}/{name}{suffix}": value for name, value in scores.items()})
-            if self.monitor in (f"{split}/{name}{suffix}" for name in scores):
-                name = self.monitor.removeprefix(f"{split}/").removesuffix(suffix)
-                self.least = least(counts, name, self.empty)
+            for name in scores:
+                if self.monitor == f"{split}/{name}{suffix}":
+                    self.chance = chance(counts, name, self.empty)
 
 
 class Viewer(LightningModule):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from raremask import BadInput, checkpoints, figures
 from raremask.callbacks import figure_row
 from raremask.data.base import ImageMaskData
 from raremask.data.memory import Shelf
+from raremask.data.samples import Picture, Pictures
 from raremask.inference import Predictor, sharing_cores
 from raremask.metrics.calibration import histogram, reliability
 from raremask.metrics.image import score_image
@@ -45,6 +47,7 @@ class Judged:
     """The images of a split, scored.
 
     Args:
+        split: Holds the images.
         indices: Their positions in the split, `n`; fewer than the split has if the trainer was limited.
         counts: `(n, 4)` pixel counts under the suffix of their columns: `""` and `"_fov"` as selected, the same and
             `"_default"` at threshold 0.5 without any post-processing.
@@ -53,11 +56,16 @@ class Judged:
         painted: The mask of each as it was painted, as run lengths (down the columns, from 1).
     """
 
+    split: Pictures
     indices: list[int]
     counts: dict[str, np.ndarray]
     more: list[dict[str, float]]
     counted: np.ndarray
     painted: list[str]
+
+    def pictures(self) -> list[Picture]:
+        """Return the images that were scored."""
+        return [self.split.pictures[index] for index in self.indices]
 
     def shares(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the share of foreground of each prediction and of each mask, `(n,)`."""
@@ -86,18 +94,18 @@ def judge(
     """
     pictures, rows, plain = data.splits[split].pictures, {}, {}
 
-    def receive_plain(index: int, probability: np.ndarray) -> None:
-        prediction, mask = probability > module.threshold, pictures[index].native_mask()[0].numpy()
-        plain[index] = {DEFAULT: pixel_counts(prediction, mask)}
-        if (valid := pictures[index].native_valid()) is not None:
-            plain[index][f"_fov{DEFAULT}"] = pixel_counts(prediction, mask, valid[0].numpy())
-
-    def receive(index: int, probability: np.ndarray) -> None:
-        if selection.views == "none":
-            receive_plain(index, probability)
-        prediction, mask = selection(probability), pictures[index].native_mask()[0].numpy()
-        valid = pictures[index].native_valid()
-        parts = score_image(probability, prediction, mask, None if valid is None else valid[0].numpy(), module.empty)
+    def receive(index: int, probability: np.ndarray, views: str) -> None:
+        mask, valid = pictures[index].native_mask()[0].numpy(), pictures[index].native_valid()
+        inside = None if valid is None else valid[0].numpy()
+        if views == "none":
+            prediction = probability > module.threshold
+            plain[index] = {DEFAULT: pixel_counts(prediction, mask)}
+            if inside is not None:
+                plain[index][f"_fov{DEFAULT}"] = pixel_counts(prediction, mask, inside)
+        if views != selection.views:
+            return
+        prediction = selection(probability)
+        parts = score_image(probability, prediction, mask, inside, module.empty)
         counts = {suffix: part.counts for suffix, part in parts.items()}
         scores = {
             f"{name}{suffix}": value
@@ -107,7 +115,8 @@ def judge(
         } | {"objects": float(count_objects(mask))}
         rows[index] = counts | plain[index], scores, parts[""].counted, RunLengths().write(prediction)
 
-    for views, hand in {"none": receive_plain, selection.views: receive}.items():
+    for views in dict.fromkeys(["none", selection.views]):  # at the default threshold without any, and first
+        hand = partial(receive, views=views)
         if seen is not None and views in seen:
             with sharing_cores(len(seen[views])) as pool:
                 list(pool.map(hand, seen[views].keys(), seen[views].values()))
@@ -117,7 +126,7 @@ def judge(
     suffixes = next(iter(merged.values()))[0]
     counted, more, histograms, painted = zip(*merged.values(), strict=True)
     counts = {suffix: np.array([row[suffix] for row in counted]) for suffix in suffixes}
-    return Judged(list(merged), counts, list(more), sum(histograms), list(painted))
+    return Judged(data.splits[split], list(merged), counts, list(more), sum(histograms), list(painted))
 
 
 def choose(
@@ -250,52 +259,33 @@ def looks_at_test(folder: Path) -> str:
 
 
 @rank_zero_only
-def write_split(path: Path, data: ImageMaskData, split: str, images: Judged, empty: str) -> None:
+def write_split(path: Path, images: Judged, empty: str) -> None:
     """Write the table of the images that were scored: all of the split, unless the trainer was limited.
 
     Args:
         path: Where.
-        data: Holds the split.
-        split: `val` or `test`.
         images: The scores.
         empty: Policy for images whose mask and prediction are both empty.
     """
-    pictures = [data.splits[split].pictures[index] for index in images.indices]
-    names, groups = [picture.name for picture in pictures], [picture.group for picture in pictures]
+    names, groups = zip(*((picture.name, picture.group) for picture in images.pictures()), strict=True)
     write_scores(path, names, groups, images.counts, empty, images.more)
 
 
 @rank_zero_only
-def write_masks(path: Path, data: ImageMaskData, split: str, images: Judged) -> None:
-    """Write the masks that were painted, as run lengths: pictures can be drawn of them without the network.
-
-    Args:
-        path: Where.
-        data: Holds the split.
-        split: `val` or `test`.
-        images: What was painted.
-    """
-    pictures = [data.splits[split].pictures[index] for index in images.indices]
+def write_masks(path: Path, images: Judged) -> None:
+    """Write the masks that were painted, as run lengths: pictures can be drawn of them without the network."""
     rows = [
         {"image": picture.name, "height": picture.size[0], "width": picture.size[1], "runs": runs}
-        for picture, runs in zip(pictures, images.painted, strict=True)
+        for picture, runs in zip(images.pictures(), images.painted, strict=True)
     ]
     write_table(path, rows)
 
 
 @rank_zero_only
-def draw(
-    data: ImageMaskData,
-    module: Segmenter,
-    folder: Path,
-    choice: Choice,
-    images: Judged,
-    paint: figures.Paint,
-) -> None:
+def draw(module: Segmenter, folder: Path, choice: Choice, images: Judged, paint: figures.Paint) -> None:
     """Draw the learning curves, the scores, and the worst, median and best images of the test split.
 
     Args:
-        data: Holds the images.
         module: Holds the network.
         folder: Of the run; the pictures go to `figures`.
         choice: What was chosen on validation.
@@ -308,7 +298,7 @@ def draw(
     middle = max(0, len(order) // 2 - EACH // 2)
     chosen = dict.fromkeys(order[:EACH] + order[middle : middle + EACH] + order[-EACH:])
     predictor = Predictor([module.net], selection.views, module.tile)
-    rows = [figure_row(predictor, selection, data.splits["test"][index], module.empty) for index in chosen]
+    rows = [figure_row(predictor, selection, images.split[index], module.empty) for index in chosen]
     _, foreground = images.shares()
     drawn = {
         "curves": figures.curves(read_table(folder / "metrics.csv")),

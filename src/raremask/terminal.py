@@ -163,9 +163,9 @@ def say_what_never_began(module: Segmenter, trainer: pl.Trainer) -> None:
     """
     kept = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint) and one.filename == "best"]
     best = kept[0].best_model_score if kept else None
-    if best is not None and best <= module.least:
+    if best is not None and best <= module.chance:
         print(
-            f"\n{module.monitor} never rose above {module.least:.3f}, which is a little more than painting nothing or "
+            f"\n{module.monitor} never rose above {module.chance:.3f}, which is a little more than painting nothing or "
             "everything is worth (at threshold 0.5). The last epoch is taken for the best."
         )
 

@@ -149,13 +149,13 @@ def _train(
     judged["test"] = judge(trainer, data, module, "test", choice.selection)
     use_test(folder)  # not before: what is interrupted has shown nothing, and is scored again
     for split, images in judged.items():
-        write_split(folder / f"per_image_{split}.csv", data, split, images, module.empty)
-    write_masks(folder / "masks_test.csv", data, "test", judged["test"])
+        write_split(folder / f"per_image_{split}.csv", images, module.empty)
+    write_masks(folder / "masks_test.csv", judged["test"])
     scores = {split: summaries(images.counts, module.empty) for split, images in judged.items()}
     monitored = scores["val"][f"{cfg.monitor.removeprefix('val/')}{DEFAULT}"]
     network = OmegaConf.to_container(cfg.model, resolve=True)
     _ship(folder, network, data, module, choice.selection, names, scores)
-    draw(data, module, folder, choice, judged["test"], Paint(**cfg.figures))
+    draw(module, folder, choice, judged["test"], Paint(**cfg.figures))
     log_results(loggers, cfg, names, scores["test"], monitored, trainer.current_epoch)
     results |= {"best": monitored, "epochs": trainer.current_epoch}
     say_what_came_out(folder, module.empty, judged["test"], choice.selection)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -370,6 +371,19 @@ class ImageMaskData(LightningDataModule):
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             generator=torch.Generator(),  # its own, or making an iterator would move the global random state
         )
+
+
+class Archive(ImageMaskData):
+    """A dataset whose files lie below one folder, in the archive's own order.
+
+    Args:
+        root: The folder.
+        **shared: As in :class:`ImageMaskData`.
+    """
+
+    def __init__(self, root: str, **shared: Any):
+        super().__init__(**shared)
+        self.root = Path(str(root))  # a folder may be called 2018
 
 
 def visible(folder: Path, ending: str) -> list[Path]:

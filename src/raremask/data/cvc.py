@@ -1,11 +1,9 @@
 """CVC-ClinicDB: 612 colonoscopy frames with polyps, of 29 video sequences."""
 
 import bisect
-from pathlib import Path
-from typing import Any
 
 from raremask import BadInput
-from raremask.data.base import ImageMaskData, Record, files, visible
+from raremask.data.base import Archive, Record, files, visible
 
 # The last frame of each of the 29 sequences, as published with the dataset.
 LAST_FRAMES = (
@@ -25,23 +23,15 @@ def sequence(frame: int) -> int:
     return bisect.bisect_left(LAST_FRAMES, frame) + 1
 
 
-class CVC(ImageMaskData):
+class CVC(Archive):
     """CVC-ClinicDB in its official layouts, `Original/<n>.tif` or `PNG/Original/<n>.png` beside `Ground Truth`.
 
     Neighbouring frames are near-duplicates: the group of a frame is its sequence. The thesis and many papers drew
-    frames instead, 392 / 98 / 122 (`split.by=image`: 391 / 98 / 123).
-
-    Args:
-        root: The archive's folder.
-        **shared: As in :class:`~raremask.data.base.ImageMaskData`.
+    frames instead, 392 / 98 / 122 (`split.by=image`: 391 / 98 / 123). `root` is the archive's folder.
 
     Source:
         Bernal et al. (2015), https://polyp.grand-challenge.org/CVCClinicDB/
     """
-
-    def __init__(self, root: str, **shared: Any):
-        super().__init__(**shared)
-        self.root = Path(str(root))  # a folder may be called 2018
 
     def records(self) -> list[Record]:
         """Return the records of all frames.

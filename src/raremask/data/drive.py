@@ -1,13 +1,11 @@
 """DRIVE: 40 retinas with their vessels, and the camera's field of view."""
 
 import warnings
-from pathlib import Path
-from typing import Any
 
-from raremask.data.base import ImageMaskData, Record, files
+from raremask.data.base import Archive, Record, files
 
 
-class DRIVE(ImageMaskData):
+class DRIVE(Archive):
     """DRIVE in its official layout: 20 images of `training`, of which 4 validate, 20 of `test`.
 
     Downloads of today have no labels for `test`; then all splits are drawn from `training`, with a warning.
@@ -15,17 +13,11 @@ class DRIVE(ImageMaskData):
     The field-of-view mask is carried along as the validity mask. Scores count every pixel of the image; those inside
     the field of view stand beside them under names that end in `_fov`.
 
-    Args:
-        root: The folder with `training` and `test`.
-        **shared: As in :class:`~raremask.data.base.ImageMaskData`.
+    `root` is the folder with `training` and `test`.
 
     Source:
         Staal et al. (2004), https://drive.grand-challenge.org
     """
-
-    def __init__(self, root: str, **shared: Any):
-        super().__init__(**shared)
-        self.root = Path(str(root))  # a folder may be called 2018
 
     def records(self) -> list[Record]:
         """Return the records of all images; `test` is fixed.

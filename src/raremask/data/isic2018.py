@@ -1,30 +1,21 @@
 """ISIC 2018, task 1: dermoscopic images with lesion masks."""
 
-from pathlib import Path
-from typing import Any
-
-from raremask.data.base import ImageMaskData, Record, files
+from raremask.data.base import Archive, Record, files
 
 FOLDERS = {"train": ("Training", 2594), "val": ("Validation", 100), "test": ("Test", 1000)}
 
 
-class ISIC2018(ImageMaskData):
+class ISIC2018(Archive):
     """ISIC 2018 task 1 in its official folders, which are its splits.
 
     `ISIC2018_Task1-2_<Part>_Input/<name>.jpg` and `ISIC2018_Task1_<Part>_GroundTruth/<name>_segmentation.png`, Part
     being Training, Validation and Test.
 
-    Args:
-        root: The folder that holds the six official folders.
-        **shared: As in :class:`~raremask.data.base.ImageMaskData`.
+    `root` is the folder that holds the six official folders.
 
     Source:
         Codella et al. (2019), https://arxiv.org/abs/1902.03368; https://challenge.isic-archive.com/data/#2018
     """
-
-    def __init__(self, root: str, **shared: Any):
-        super().__init__(**shared)
-        self.root = Path(str(root))  # a folder may be called 2018
 
     def records(self) -> list[Record]:
         """Return the records of all images; the folders fix the splits.

@@ -3,12 +3,11 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from raremask import BadInput
-from raremask.data.base import ImageMaskData, Record, files, visible
+from raremask.data.base import Archive, Record, files, visible
 from raremask.data.pairing import read_csv
 from raremask.data.readers import read_image
 from raremask.runlengths import RunLengths
@@ -25,24 +24,18 @@ class WrittenMask(Record):
     runs: str = ""
 
 
-class Nerve(ImageMaskData):
+class Nerve(Archive):
     """The competition's layout: `train/<subject>_<number>.tif`, 580 x 420 pixels, and masks in one of two ways.
 
     Masks are the files `train/<subject>_<number>_mask.tif` or, where there are none, the run lengths of
     `train_masks.csv` (columns `subject`, `img`, `pixels`; an empty cell is an empty mask). The group of an
     image is its subject. The competition's `test` has no masks and is not read.
 
-    Args:
-        root: The folder with `train` and `train_masks.csv`.
-        **shared: As in :class:`~raremask.data.base.ImageMaskData`.
+    `root` is the folder with `train` and `train_masks.csv`.
 
     Source:
         https://www.kaggle.com/competitions/ultrasound-nerve-segmentation
     """
-
-    def __init__(self, root: str, **shared: Any):
-        super().__init__(**shared)
-        self.root = Path(str(root))  # a folder may be called 2018
 
     def records(self) -> list[Record]:
         """Return the records of all training images.

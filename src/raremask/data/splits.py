@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -271,10 +271,9 @@ def strata(foreground: np.ndarray, folds: int) -> np.ndarray:
     return layer if np.bincount(layer).max() >= folds else np.zeros_like(layer)
 
 
-def split_csv(names: Sequence[str], groups: Sequence[str], chosen: Sequence[str]) -> str:
-    """Return the text of a `split.csv`: a row for each image, with the columns image, group and split."""
-    rows = zip(names, groups, chosen, strict=True)
-    return tables.text([dict(zip(("image", "group", "split"), row, strict=True)) for row in rows])
+def split_csv(placed: Iterable[tuple[str, str, str]]) -> str:
+    """Return the text of a `split.csv`, of name, group and split of each image."""
+    return tables.text([dict(zip(("image", "group", "split"), row, strict=True)) for row in placed])
 
 
 def _check(chosen: list[str], groups: np.ndarray) -> None:

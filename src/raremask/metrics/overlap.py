@@ -183,7 +183,7 @@ def shares(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (tp + fp) / pixels, (tp + fn) / pixels
 
 
-def least(counts: np.ndarray, name: str, empty: str = "one") -> float:
+def chance(counts: np.ndarray, name: str, empty: str = "one") -> float:
     """Return what a score must be above to show that a network sees anything.
 
     That is a twentieth of the way from what painting nothing or everything is worth (the better of the two) to 1. A
@@ -197,7 +197,7 @@ def least(counts: np.ndarray, name: str, empty: str = "one") -> float:
     Returns:
         Minus infinity where one of the two is perfect (as for recall), or there is no such score.
 
-    >>> round(least(np.array([[0, 0, 10, 90]]), "dice"), 4)  # everything: 20 / 110
+    >>> round(chance(np.array([[0, 0, 10, 90]]), "dice"), 4)  # everything: 20 / 110
     0.2227
     """
     known = baselines(counts)
