@@ -86,8 +86,8 @@ def test_overflow_is_counted_in_steps_whatever_batches_they_sum(tmp_path, sizes)
     scaled = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=1), world_size=1)
     for _ in range(7):
         for size in sizes:
-            values = torch.tensor([1.0, 1.0, torch.nan][:size])
-            numbers.steps.append({"split": "train", "step": 0, "images": [], "values": values})
+            step = {"split": "train", "step": 0, "images": [], "names": ["logits", "loss", "gradient"][:size]}
+            numbers.steps.append(step | {"values": torch.tensor([1.0, 1.0, torch.nan][:size])})
         numbers._look(scaled, None)
     assert numbers.overflows == 7
 

@@ -4,7 +4,6 @@ import json
 import math
 import warnings
 from collections import deque
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from raremask.runfolder import note, write_text
 STOPPED = "stopped.json"  # in a run's folder: what was computed when a number was NaN or infinite
 OVERFLOWS = 8  # steps in a row that float16 could not hold, from which it deserves a word: each halves the scale
 HOPELESS = 24  # by then the scale is far below 1, and float16 is not what is wrong
+ORDER = ("logits", "loss", "gradient")  # in which a step computes them
 WATCHED = (
     "val/left_empty",
     "val/all_white",
@@ -86,14 +86,11 @@ class FiniteNumbers(Callback):
             self._stop(trainer, step, "a weight", f"it is in {broken[0]}", cause)
 
     def _take(self, split: str, trainer: Trainer, module: LightningModule, batch: dict[str, Any]) -> None:
-        computed = module.computed
-        # the largest logit, the loss and the gradient's norm: a NaN among many stays one in all of them
-        values = [
-            computed["logits"].abs().max(),
-            *(computed[name] for name in ("loss", "gradient") if name in computed),
-        ]
-        taken = torch.stack([value.detach().float() for value in values])
-        self.steps.append({"split": split, "step": trainer.global_step, "images": batch["name"], "values": taken})
+        numbers = {name: module.computed[name] for name in ORDER if name in module.computed}
+        numbers["logits"] = numbers["logits"].abs().max()  # a NaN among many stays one, as in the gradient's norm
+        taken = torch.stack([number.detach().float() for number in numbers.values()])
+        step = {"split": split, "step": trainer.global_step, "images": batch["name"], "names": list(numbers)}
+        self.steps.append(step | {"values": taken})
         if trainer.world_size > 1:  # all processes look at the same moment; validation may have more steps in one
             due = split == "train" and len(self.steps) >= self.every
         else:
@@ -108,22 +105,22 @@ class FiniteNumbers(Callback):
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         wrong = None
         for step in steps:
-            step["values"] = list(islice(read, len(step["values"])))
-            step["finite"] = [math.isfinite(value) for value in step["values"]]
-            held = all(step["finite"])
+            values = dict(zip(step["names"], read, strict=False))  # of this step; the next takes on from there
+            step["first"] = next((name for name, value in values.items() if not math.isfinite(value)), None)
+            held = step["first"] is None
             if scaler is not None and step["split"] == "train":
-                if not held or len(step["values"]) > 2:  # batches whose gradients are only summed up have no norm
+                if not held or "gradient" in values:  # batches whose gradients are only summed up have no norm
                     self._count_overflow(held)
                 held = held or self.overflows < HOPELESS  # the scaler has skipped it
             if not held:
-                wrong = step | {"norms": list(self.norms)}
+                wrong = step | {"values": values, "norms": list(self.norms)}
                 break
-            self.norms.extend(norm for norm in step["values"][2:] if math.isfinite(norm))
+            self.norms.extend(values[name] for name in values if name == "gradient" and math.isfinite(values[name]))
         if trainer.world_size > 1:
             gathered: list[dict[str, Any] | None] = [None] * trainer.world_size
             dist.all_gather_object(gathered, wrong)
             # the first step, and of several processes that whose number went wrong first: the others got it from there
-            found = sorted((one for one in gathered if one), key=lambda one: (one["step"], one["finite"].index(False)))
+            found = sorted((one for one in gathered if one), key=lambda one: (one["step"], ORDER.index(one["first"])))
             wrong = found[0] if found else None
         if wrong:
             self._stop(trainer, wrong, *self._why(wrong, module))
@@ -139,8 +136,8 @@ class FiniteNumbers(Callback):
 
     def _why(self, step: dict[str, Any], module: LightningModule) -> tuple[str, str, str]:
         """Say what is no number, the first in the order of computation; what was seen of it; and the likely cause."""
-        finite, norms, loss = step["finite"], step["norms"], type(module.loss).__name__
-        if not finite[0]:
+        norms, loss = step["norms"], type(module.loss).__name__
+        if step["first"] == "logits":
             grown = len(norms) > 2 and norms[-1] > LEAP * float(np.median(norms[:-1]))
             usual = f", {np.median(norms[:-1]):.3g} usually" if grown else ""
             before = f"the gradient before was {norms[-1]:.3g}{usual}" if norms else "it was the first step"
@@ -149,10 +146,10 @@ class FiniteNumbers(Callback):
                 before,
                 "the steps are too large: try a tenth of optimizer.lr, or trainer.gradient_clip_val=0.5",
             )
-        if not finite[1]:
+        if step["first"] == "loss":
             return (
                 "the loss",
-                f"the network's output is a number, up to {step['values'][0]:.3g}",
+                f"the network's output is a number, up to {step['values']['logits']:.3g}",
                 f"the formula of {loss}: raremask.losses.check_loss looks for such faults",
             )
         return (
