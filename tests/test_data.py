@@ -25,7 +25,7 @@ from raremask.data.augment import Augment
 from raremask.data.course import Course
 from raremask.data.cvc import CVC, LAST_FRAMES, sequence
 from raremask.data.drive import DRIVE
-from raremask.data.fitting import fit, letterbox
+from raremask.data.fitting import fit, fit_mask, letterbox
 from raremask.data.folder import Folder
 from raremask.data.isic2018 import ISIC2018
 from raremask.data.nerve import Nerve
@@ -791,6 +791,51 @@ def test_no_augmentation_leaves_the_picture_alone():
     new, where = augment("none")(image, mask, 0)
     assert np.array_equal(new, image)
     assert np.array_equal(where, mask)
+
+
+MOVES = [
+    (file.stem, name)
+    for file in sorted((ROOT / "conf" / "augment").glob("*.yaml"))
+    for name, step in OmegaConf.load(file).steps.items()
+    if step.transform in ("Affine", "ElasticTransform", "RandomResizedCrop")
+]
+
+
+@pytest.mark.parametrize(("choice", "step"), MOVES)
+def test_a_mask_moves_with_its_image(choice, step):
+    moves = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "augment" / f"{choice}.yaml").steps[step])
+    moves |= {"p": 1.0} | ({"size": [90, 110]} if "size" in moves else {})
+    move = Augment({"it": moves})
+    mask = cv2.circle(np.zeros((90, 110), np.uint8), (50, 44), 17, 1, -1)
+    beside = []
+    for seed in range(150):
+        image, moved = move(255 * mask[..., None], mask, seed)
+        beside.append(middle(image[..., 0]) - middle(moved))
+    assert np.abs(np.mean(beside, axis=0)).max() < 0.05  # pixels
+
+
+def middle(weights):
+    places = np.indices(weights.shape)
+    return (places * weights).sum((1, 2)) / weights.sum()
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4, 1.5, 0.5])
+def test_a_mask_stays_in_its_place_when_it_is_fitted(factor):
+    rng, beside, size = np.random.default_rng(0), [], (int(120 / factor), int(96 / factor))
+    for _ in range(60):
+        mask = cv2.circle(
+            np.zeros((120, 96), np.uint8), rng.integers(30, 66, 2).tolist(), int(rng.integers(9, 26)), 1, -1
+        )
+        image, box = fit(255 * mask[..., None], size, "stretch")
+        beside.append(middle(image[..., 0]) - middle(fit_mask(mask > 0, size, box)))
+    assert np.abs(np.mean(beside, axis=0)).max() < 0.05  # pixels; nearest neighbour: 0.25 at factors 2 and 4
+
+
+def test_a_line_of_one_pixel_stays_whole_at_half_the_size():
+    mask = np.eye(40, dtype=bool) | (np.arange(40) == 7)
+    small = fit_mask(mask, (20, 20), (0, 0, 20, 20))
+    assert small.diagonal().all()
+    assert small[:, 3].all()
 
 
 def test_a_misspelled_transform_or_argument_is_refused():

@@ -9,11 +9,18 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import asks the network for a newer version
 import albumentations as A
 from albumentations.augmentations.crops.transforms import CropSizeError
+
+#: What albumentations moves by `cv2.resize`, whose plain nearest neighbour puts a mask half a pixel beside its image.
+RESIZING = (
+    *("CropAndPad", "LongestMaxSize", "RandomResizedCrop", "RandomScale", "RandomSizedCrop", "Resize"),
+    "SmallestMaxSize",
+)
 
 
 class Augment:
@@ -67,7 +74,8 @@ def _build(name: str, step: dict[str, Any]) -> A.BasicTransform:
     if kind not in known:
         close = difflib.get_close_matches(kind, known, n=3)
         raise ValueError(f"augment.steps.{name}: albumentations has no {kind}; did you mean {', '.join(close)}?")
-    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in step.items()}
+    arguments = {"mask_interpolation": cv2.INTER_NEAREST_EXACT} if kind in RESIZING else {}
+    arguments |= {key: tuple(value) if isinstance(value, list) else value for key, value in step.items()}
     try:
         return getattr(A, kind)(**arguments, strict=True)  # strict, or a misspelled argument is only a warning
     except ValueError as error:

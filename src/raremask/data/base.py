@@ -13,7 +13,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
@@ -21,7 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from raremask import BadInput
-from raremask.data.fitting import fit, pad, resized
+from raremask.data.fitting import fit, fit_mask
 from raremask.data.memory import Shelf
 from raremask.data.readers import read_image, read_mask
 from raremask.data.samples import (
@@ -113,7 +112,8 @@ class ImageMaskData(LightningDataModule):
 
     Args:
         size: Height and width in pixels at which the network works; None keeps the native size, which must then be
-            the same for all images. Images are resized by area or bilinearly, masks by nearest neighbour.
+            the same for all images. Images are resized by area or bilinearly, masks bilinearly, to
+            where half or more is foreground.
         draws: How often an epoch takes each training image; more than once makes sense with random crops.
         foreground_share: Which share of the training images that are drawn has foreground, in [0, 1]; None takes them
             as they come.
@@ -290,11 +290,7 @@ class ImageMaskData(LightningDataModule):
             return f"{record.valid}: all black; a field of view must have pixels"
         size, keep = self.size or image.shape[:2], self.shelf.keep
         fitted_image, box = fit(image, size, self.resize)
-
-        def fitted(pixels: np.ndarray) -> np.ndarray:
-            return pad(resized(pixels.astype(np.uint8), box[2:], cv2.INTER_NEAREST_EXACT), size, box)
-
-        small = fitted(mask)
+        small = fit_mask(mask, size, box)
         if mask.any() and not small.any():
             self.vanished.append(record.name)
         return Picture(
