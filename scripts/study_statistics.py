@@ -17,8 +17,8 @@ import numpy as np
 from raremask.compare.statistics import by_group, estimate, means, pairs, permutation_test, resample
 
 PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
-#: Groups, images of each (on average; or of each), seeds, spread of the seeds, of a group's and an image's liking for
-#: a loss, folds, and how much the images on which those of a fold were trained suit a loss.
+#: Groups, images of each (on average; or of each), seeds, spread of the seeds (or of each loss's), of a group's and an
+#: image's liking for a loss, folds, and how much the images on which those of a fold were trained suit a loss.
 CASES = (
     (6, 22, 3, 0.01, 0.02, 0.0, 1, 0.0),
     (7, 20, 3, 0.01, 0.02, 0.0, 1, 0.0),
@@ -27,6 +27,9 @@ CASES = (
     (10, 42, 3, 0.01, 0.0, 0.1, 1, 0.0),
     (10, (100, 80, 5, 5, 5, 5, 5, 5, 5, 5), 3, 0.01, 0.02, 0.05, 1, 0.0),
     (24, 22, 2, 0.01, 0.02, 0.05, 1, 0.0),
+    (24, 22, 2, 0.02, 0.02, 0.05, 1, 0.0),
+    (24, 22, 2, (0.05, 0.005, 0.005, 0.005, 0.005), 0.02, 0.05, 1, 0.0),
+    (24, 22, 3, (0.05, 0.005, 0.005, 0.005, 0.005), 0.02, 0.05, 1, 0.0),
     (29, 20, 3, 0.01, 0.02, 0.0, 1, 0.0),
     (50, 4, 5, 0.01, 0.02, 0.1, 1, 0.0),
     (20, 1, 3, 0.01, 0.02, 0.0, 1, 0.0),
@@ -79,7 +82,7 @@ def made_up(
     groups: int,
     images: int | tuple[int, ...],
     seeds: int,
-    shift: float,
+    shift: float | tuple[float, ...],
     liking: float,
     taste: float,
     folds: int,
@@ -98,9 +101,9 @@ def made_up(
         + random.normal(0, liking, groups)[group]
         + random.normal(0, taste, len(group))
         + random.normal(0, suits, folds)[group % folds]
-        + random.normal(0, shift, (seeds, 1))
+        + random.normal(0, spread, (seeds, 1))
         + random.normal(0, 0.05, (seeds, len(group)))
-        for _ in range(FAMILY)
+        for spread in np.broadcast_to(shift, FAMILY)
     ]
     return losses, group
 

@@ -607,6 +607,13 @@ def test_dynamit_is_the_smaller_share_times_the_sum_of_both_class_means():
     torch.testing.assert_close(Dynamit()(logits, mask), expected)
 
 
+def test_dynamit_is_exact_where_all_but_one_pixel_is_foreground():
+    mask = torch.ones(1, 1, 700, 900)
+    mask[0, 0, 3, 3] = 0  # log 2 from that pixel, and log 2 / (N - 1) from each of the N - 1 others
+    expected = 2 * math.log(2) / mask.numel()
+    assert Dynamit()(torch.zeros_like(mask), mask).item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_dynamit_of_one_image_is_the_same_by_batch_and_by_image():
     mask, logits = disc(1), torch.randn(1, 1, 20, 26)
     torch.testing.assert_close(Dynamit(per_image=False)(logits, mask), Dynamit(per_image=True)(logits, mask))

@@ -148,6 +148,12 @@ def two_losses(gap, groups=20, seeds=3, seed=0):
     }, group
 
 
+def test_a_difference_that_is_the_same_in_every_group_has_no_effect_size():
+    scores, groups = two_losses(0.0)
+    scores["a"] = scores["b"] + 0.1  # up to rounding
+    assert np.isnan(pairs(scores, groups)["a", "b"].effect)
+
+
 def test_a_real_difference_is_told_apart_and_counted_image_by_image():
     scores, groups = two_losses(0.05)
     ((names, pair),) = pairs(scores, groups).items()

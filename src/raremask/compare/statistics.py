@@ -252,7 +252,7 @@ def pairs(
             permutation=permutation,
             wilcoxon=float(stats.wilcoxon(groupwise).pvalue) if groupwise.any() else 1.0,
             holm=corrected,
-            effect=float(groupwise.mean() / spread) if spread > 0 else float("nan"),
+            effect=float(groupwise.mean() / spread) if spread > 1e-12 else float("nan"),  # as above
             wins=int((difference > margin).sum()),
             ties=int((np.abs(difference) <= margin).sum()),
             losses=int((difference < -margin).sum()),

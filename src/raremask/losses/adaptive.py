@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from raremask.losses.pixel import cross_entropy, full_precision
+from raremask.losses.pixel import cross_entropy
 
 EMPTY = ("zero", "background")
 
@@ -107,7 +107,5 @@ class Dynamit(nn.Module):
         weight_foreground, weight_background = balance(foreground, background)
         if self.empty == "background":
             weight_background = weight_background.masked_fill(foreground == 0, 1)
-        logits, mask = full_precision(logits, mask)
-        return cross_entropy(
-            logits, mask, torch.addcmul(weight_background, mask, weight_foreground - weight_background)
-        )
+        # exact for 0 and 1, which the one plus the difference is not where they are far apart
+        return cross_entropy(logits, mask, torch.lerp(weight_background, weight_foreground, mask.float()))
