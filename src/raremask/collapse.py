@@ -156,7 +156,7 @@ def collapse(painted: Sequence[float] | np.ndarray, true: Sequence[float] | np.n
             f"{empty} of {painted.size} {of} are empty. {asked}: look at the threshold, and whether val/dice ever rose "
             "above what all background scores; try loss=bce_dice, more epochs, or a lower learning rate."
         )
-    if white > 0.5 * painted.size:
+    if white > MOST * painted.size:
         return (
             f"{white} of {painted.size} {of} are white. The threshold may lie below every probability, or images are "
             "read otherwise than in training (gray or colour, 8 or 16 bits): look at the probabilities."

@@ -23,7 +23,7 @@ from raremask.inference import Predictor
 from raremask.metrics.overlap import score
 from raremask.module import Segmenter
 from raremask.runfolder import read_status, write_figure
-from raremask.scoretables import BEST, beside_baselines, format_scores, largest_change, summaries
+from raremask.scoretables import beside_baselines, format_scores, largest_change, summaries
 from raremask.scoring import (
     SELECTION,
     Judged,
@@ -224,9 +224,8 @@ def score_again(
         use_test(run.folder)
     change = math.nan
     if trainer.is_global_zero:
-        rows = beside_baselines(images.counts, empty)
         print(f"\n{run.folder}\nMean over images at native size (an empty mask left empty counts as: {empty})")
-        print(format_scores({f"{split}, {checkpoint}.ckpt": rows.pop(BEST), **rows}))
+        print(format_scores(beside_baselines(images.counts, empty, f"{split}, {checkpoint}.ckpt")))
         print(looks_at_test(run.folder))
         name = split if checkpoint == "best" else f"{split}_{checkpoint}"
         table = run.folder / f"per_image_{name}.csv"

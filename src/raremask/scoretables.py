@@ -97,24 +97,25 @@ def largest_change(before: Path, after: Path) -> float:
     return math.inf if any(map(math.isnan, changes)) else max(changes, default=0.0)  # a cell in one of them alone
 
 
-def beside_baselines(counts: Mapping[str, np.ndarray], empty: str) -> dict[str, dict[str, float]]:
+def beside_baselines(counts: Mapping[str, np.ndarray], empty: str, name: str = BEST) -> dict[str, dict[str, float]]:
     """Summarise a split beside what painting nothing and painting everything would have scored on it.
 
     Args:
         counts: `(n, 4)` pixel counts by the suffix of their columns, as :func:`read_counts` returns them.
         empty: Policy for images whose mask and prediction are both empty.
+        name: What the split's own row is called.
 
     Returns:
-        Summaries under `best checkpoint`, `at threshold 0.5` where these are counted too, `all background` and `all
+        Summaries under that name, `at threshold 0.5` where these are counted too, `all background` and `all
         foreground`.
     """
     chosen = {suffix: cells for suffix, cells in counts.items() if not suffix.endswith(DEFAULT)}
     plain = {suffix.removesuffix(DEFAULT): cells for suffix, cells in counts.items() if suffix.endswith(DEFAULT)}
-    table = {BEST: summaries(chosen, empty)}
+    table = {name: summaries(chosen, empty)}
     if plain:
         table[PLAIN] = summaries(plain, empty)
-    for name in ("all background", "all foreground"):
-        table[name] = summaries({suffix: baselines(cells)[name] for suffix, cells in chosen.items()}, empty)
+    for blind in ("all background", "all foreground"):
+        table[blind] = summaries({suffix: baselines(cells)[blind] for suffix, cells in chosen.items()}, empty)
     return table
 
 

@@ -87,10 +87,7 @@ class Run:
 
     def thresholds(self) -> tuple[list[float], float, float]:
         """Return the score on validation at each threshold k / 1000, the chosen threshold, and what it reached."""
-        curve, threshold = self.selection["curve"], self.selection["selection"]["threshold"]
-        if "unprocessed" in self.selection:
-            return curve, threshold, self.selection["unprocessed"]
-        return curve, threshold, curve[round(threshold * len(curve))]  # a run from before thresholds lay in between
+        return self.selection["curve"], self.selection["selection"]["threshold"], self.selection["unprocessed"]
 
 
 @dataclass(frozen=True)

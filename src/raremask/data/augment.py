@@ -74,7 +74,7 @@ def _build(name: str, step: dict[str, Any]) -> A.BasicTransform:
     if kind not in known:
         close = difflib.get_close_matches(kind, known, n=3)
         raise ValueError(f"augment.steps.{name}: albumentations has no {kind}; did you mean {', '.join(close)}?")
-    arguments = {"mask_interpolation": cv2.INTER_NEAREST_EXACT} if kind in RESIZING else {}
+    arguments: dict[str, Any] = {"mask_interpolation": cv2.INTER_NEAREST_EXACT} if kind in RESIZING else {}
     arguments |= {key: tuple(value) if isinstance(value, list) else value for key, value in step.items()}
     try:
         return getattr(A, kind)(**arguments, strict=True)  # strict, or a misspelled argument is only a warning

@@ -80,7 +80,7 @@ class Split:
         fixed, groups, foreground = list(fixed), np.asarray(groups), np.asarray(foreground, dtype=float)
         known = len(set(groups)) < len(groups)
         if self.by == "image":
-            if len(set(groups)) < len(groups):
+            if known:
                 warnings.warn(
                     "split.by=image puts images of one group (near-duplicate frames, one patient) into training and "
                     "test: scores will be too good. Use it only to compare with papers that did so.",
