@@ -28,7 +28,8 @@ def main(arguments: list[str]) -> str:
         cfg = OmegaConf.merge(cfg, OmegaConf.from_cli(arguments))
         run, kind = Path(str(cfg.run)), cfg.format
     except OmegaConfBaseException as error:
-        raise BadInput(f"{str(error).splitlines()[0]}. Settings: run, format, out.") from error
+        kinds = " or ".join(shipped.SUFFIXES)
+        raise BadInput(f"{str(error).splitlines()[0]}. Settings: run, format ({kinds}), out.") from error
     if kind not in shipped.SUFFIXES:
         raise BadInput(f"format must be {' or '.join(shipped.SUFFIXES)}; got {kind}")
     place = shipped.find(run)

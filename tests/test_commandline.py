@@ -85,6 +85,10 @@ def answer(tmp_path, *arguments, script="train.py"):
         (["seed=true"], "seed=True must be a whole number, 0 or more."),
         (["optimizer.lr=nan"], "optimizer.lr=nan must be a number, 0 or more."),
         (["selection.areas=[true]"], "must be a list of whole numbers"),
+        (
+            ["callbacks=two_stage", "trainer.max_epochs=20"],
+            "switch.epoch=20 is never reached with trainer.max_epochs=20",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

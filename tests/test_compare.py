@@ -165,7 +165,7 @@ def test_two_runs_of_one_seed_and_image_are_refused(sweep):
     (folder / "dice_0_None").rename(folder / "first")
     sweep(losses={"dice": 0.5}, seeds=(0,))
     with pytest.raises(
-        BadInput, match="there is another run of dice with seed 0 that was tested on 24 of the same images"
+        BadInput, match=r"dice_0_None and .*first are both runs of dice with seed 0, tested on 24 of the"
     ):
         results.table(labelled(folder), "dice")
 
@@ -385,7 +385,7 @@ def change(file, **facts):
         (lambda run: change(run / "status.json", state="failed", reason="no"), "1 of 9 runs are not done and left out"),
         (
             lambda run: change(run / "selection.json", test_uses=4),
-            "1 runs have looked at test more than once, one 4 times",
+            "1 of the runs looked at test more than once, one 4 times",
         ),
         (
             lambda run: change(run / "selection.json", groups=1),

@@ -424,6 +424,14 @@ def test_two_folders_are_paired_by_name(tmp_path, ending, suffix):
     assert all(picture.mask.any() for picture in data.splits["train"].pictures)
 
 
+def test_a_folder_of_masks_named_for_images_too_is_refused_in_one_line(tmp_path):
+    saved(tmp_path / "1.png", square(255))
+    with pytest.raises(
+        BadInput, match=r"is named for images and for masks, .* ends in _mask or _segmentation. Name the"
+    ):
+        own(tmp_path, images=str(tmp_path), masks=str(tmp_path))
+
+
 def test_images_and_masks_may_lie_in_one_folder(tmp_path):
     for index in range(4):
         saved(tmp_path / f"{index}.png", colour())

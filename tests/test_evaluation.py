@@ -133,7 +133,9 @@ def test_a_run_that_has_not_ended_is_looked_at_on_validation_alone(run, command,
     with pytest.raises(BadInput, match=refused):
         command("evaluate.py", f"run={folder}")
     command("evaluate.py", f"run={folder}", "split=val")
-    assert "Chosen on validation for best.ckpt: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"Chosen on validation for best.ckpt of {folder}: threshold " in said
+    assert "test split" not in said
     assert not list(folder.glob("per_image_*")) + list(folder.glob("selection.json"))
 
 
@@ -146,6 +148,6 @@ def test_for_another_checkpoint_threshold_and_postprocessing_are_chosen_anew(tra
     capsys.readouterr()
     with pytest.warns(UserWarning, match=r"masks of images with foreground are white"):
         command("evaluate.py", f"run={folder}", "checkpoint=last", "split=val")
-    assert "Chosen on validation for last.ckpt: threshold 0.5" in capsys.readouterr().out
+    assert f"Chosen on validation for last.ckpt of {folder}: threshold 0.5" in capsys.readouterr().out
     assert (folder / "selection.json").read_text() == before
     assert (read_counts(folder / "per_image_val_last.csv")[""][:, 2:] == 0).all()  # nothing is left out

@@ -73,7 +73,7 @@ def test_predictions_equal_those_of_evaluation(run, train, command, tmp_path, ti
     command("evaluate.py", f"run={folder}", "verify=true")
 
 
-def test_another_threshold_and_other_steps_may_be_asked_for(run, command, tmp_path):
+def test_another_threshold_and_other_steps_may_be_asked_for(run, command, tmp_path, capsys):
     source = new_images(tmp_path / "new", 1)
     plain = (f"run={run[0]}", f"images={source}", "views=none", "postprocess=none")
     command("predict.py", *plain, f"out={tmp_path / 'first'}", "probabilities=png", "threshold=0.5")
@@ -84,7 +84,9 @@ def test_another_threshold_and_other_steps_may_be_asked_for(run, command, tmp_pa
     sure = np.abs(probability - threshold) > 1e-4
     assert np.array_equal(mask[sure], probability[sure] > threshold)
     more = (*plain, f"out={tmp_path / 'largest'}", f"threshold={threshold}", "postprocess=largest_component")
+    assert "1 network; threshold 0.5, then nothing; cpu" in capsys.readouterr().out
     command("predict.py", *more)
+    assert f"1 network; threshold {threshold:g}, then LargestComponent; cpu" in capsys.readouterr().out
     largest = np.asarray(Image.open(tmp_path / "largest" / "8.png")) > 0
     labels, number = ndimage.label(mask, np.ones((3, 3)))
     areas = np.bincount(labels[labels > 0])
@@ -101,7 +103,7 @@ def test_a_broken_image_is_named_and_the_others_are_done(run, command, tmp_path,
     with pytest.raises(SystemExit) as stopped:
         command("predict.py", f"run={run[0]}", f"images={source}", f"out={tmp_path / 'out'}", "submission=nerve")
     assert stopped.value.code == 1
-    assert "1 images could not be read, and have no mask and no row in submission.csv:\n  " in capsys.readouterr().err
+    assert "1 image could not be read: no mask and no row in submission.csv of these:\n  " in capsys.readouterr().err
     assert len(list((tmp_path / "out").glob("*.png"))) == 4
     lines = (tmp_path / "out" / "submission.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["img", "8", "9", "10", "11"]

@@ -195,7 +195,7 @@ def test_a_file_of_nnunet_that_does_not_fit_is_refused(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"number": 2}, "3 splits need 3 groups or more to draw from; there is image0, image1"),
+        ({"number": 2}, "more to draw from; there is only image0, image1"),
         ({"fixed": ["train"] * 5 + ["val"]}, "the test split has no image"),
         ({"number": 6, "fold": 0, "folds": 7}, "split.folds=7 needs as many groups; the dataset has 6"),
         ({"number": 6, "fold": 0, "folds": 2}, "one fold tests, one validates, the others train"),

@@ -266,10 +266,10 @@ def test_a_training_gives_the_losses_that_it_gave_before(train):
 
 
 def test_a_failed_run_says_so_in_its_folder(train, tmp_path):
-    with pytest.raises(BadInput, match="is never reached"):
-        train(*TWO_STAGE, "callbacks.switch.epoch=2")
+    with pytest.raises(BadInput, match="this loss has no such term"):
+        train("callbacks=growing_term", "loss=bce_dice")
     assert state(tmp_path / "run")["state"] == "failed"
-    assert "is never reached" in state(tmp_path / "run")["reason"]
+    assert "this loss has no such term" in state(tmp_path / "run")["reason"]
 
 
 def test_early_stopping_ends_a_run_that_gets_no_better(train):
@@ -684,6 +684,8 @@ def test_a_gpu_that_is_not_there_is_refused_before_images_are_read(train, monkey
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BadInput, match=r"PyTorch sees none. Use trainer=auto or trainer=cpu"):
         train("trainer=gpu")
+    with pytest.raises(BadInput, match=r"takes all GPUs, and PyTorch sees none. On the CPU: trainer=ddp trainer.acc"):
+        train("trainer=ddp", "retry=true")
     assert not (tmp_path / "run" / "split.csv").exists()
 
 

@@ -68,7 +68,7 @@ class LossSwitch(Callback):
         if trainer.current_epoch == self.epoch:
             self._restart(trainer)
             if trainer.is_global_zero:
-                tqdm.write(f"second stage: loss {type(self.loss).__name__}; patience starts anew")
+                tqdm.write("second stage: the other loss; patience starts anew")
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Log the stage."""

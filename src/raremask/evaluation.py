@@ -184,8 +184,8 @@ def same_images(runs: Sequence[Finished], split: str) -> None:
         if names != first:
             raise BadInput(
                 f"{runs[0].folder} and {run.folder} have only {len(names & first)} of {len(names | first)} {split} "
-                "images (and their masks) in common; an image that one is tested on, another may have learnt. Compare "
-                "runs of one split."
+                "images (and their masks) in common; an image that one is tested on, another may have learnt. Name "
+                "runs of one split; folds are put together by compare.py."
             )
 
 
@@ -200,7 +200,7 @@ def choose_again(trainer: pl.Trainer, run: Finished, checkpoint: str, settings: 
     """
     choice, _ = choose(trainer, run.data, run.module, settings)
     if trainer.is_global_zero:
-        print(f"\n{run.folder}\nChosen on validation for {checkpoint}.ckpt: {choice.selection.words()}")
+        print(f"\nChosen on validation for {checkpoint}.ckpt of {run.folder}: {choice.selection.words()}")
     return replace(run, selection=choice.selection)
 
 
@@ -226,7 +226,8 @@ def score_again(
     if trainer.is_global_zero:
         print(f"\n{run.folder}\nMean over images at native size (an empty mask left empty counts as: {empty})")
         print(format_scores(beside_baselines(images.counts, empty, f"{split}, {checkpoint}.ckpt")))
-        print(looks_at_test(run.folder))
+        if (run.folder / SELECTION).is_file():  # or it has not ended, and not looked at test yet
+            print(looks_at_test(run.folder))
         name = split if checkpoint == "best" else f"{split}_{checkpoint}"
         table = run.folder / f"per_image_{name}.csv"
         if write or table.is_file():
@@ -332,10 +333,9 @@ def asked_for(run: Finished, split: str, names: Any) -> list[str] | None:
     asked = [str(names)] if isinstance(names, (str, int)) else [str(name) for name in names]
     known = [picture.name for picture in run.data.splits[split].pictures]
     if missing := [name for name in asked if name not in known]:
-        raise BadInput(
-            f"images: there is no {missing[0]} in {split}; it begins with {', '.join(known[:3])}. Quote a name that "
-            "begins with 0: images=[\"'007'\"]"
-        )
+        quoted = next((name for name in known if name.isdigit() and name.lstrip("0") == missing[0]), None)
+        way = f" Quote a name that begins with 0: images=[\"'{quoted}'\"]" if quoted else ""
+        raise BadInput(f"images: there is no {missing[0]} in {split}; it begins with {', '.join(known[:3])}.{way}")
     return asked
 
 

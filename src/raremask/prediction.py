@@ -96,8 +96,12 @@ def painter(
     if device == "cuda" and not gpu:
         why = "an ONNX file computes on the CPU" if torch.cuda.is_available() else "PyTorch sees no GPU"
         raise BadInput(f"device=cuda, and {why}. Use device=auto or device=cpu.")
-    steps = "" if postprocess is None else "; other steps than these after the threshold"
-    print(f"{len(nets)} network{'s' * (len(nets) > 1)}; {selection.words()}{steps}; {device}")
+    said = selection.words()
+    if postprocess is not None:
+        steps = getattr(postprocess, "steps", {"it": postprocess}).values()  # of a chain
+        after = ", ".join(type(step).__name__ for step in steps) or "nothing"
+        said = f"{replace(selection, min_area=0, largest=False, holes=False).words()}, then {after}"
+    print(f"{_number(len(nets), 'network')}; {said}; {device}")
     predictor = Predictor(nets, selection.views, first.tile).to(device).eval()
     return Painter(predictor, replace(first, selection=selection), postprocess or selection.postprocess())
 
@@ -178,7 +182,9 @@ def predict_files(
                 written[file.name] = result[1]
     if submission is not None:
         write_text(out / submission.file, submission.of_runs(written))
-    print(f"{len(shares)} masks in {os.path.relpath(out)}" + (f", and {submission.file}" if submission else ""))
+    print(
+        f"{_number(len(shares), 'mask')} in {os.path.relpath(out)}" + (f", and {submission.file}" if submission else "")
+    )
     if paint.peaks and max(paint.peaks) < 2 ** (paint.model.bits - 1):
         warnings.warn(
             f"no 16-bit image has a value above {max(paint.peaks)}: read as {paint.model.bits} bits, as in training, "
@@ -189,8 +195,17 @@ def predict_files(
         warnings.warn(warning, stacklevel=2)
     if broken:
         row = f" and no row in {submission.file}" if submission else ""
-        print(f"{len(broken)} images could not be read, and have no mask{row}:", *broken, sep="\n  ", file=sys.stderr)
+        print(
+            f"{_number(len(broken), 'image')} could not be read: no mask{row} of these:",
+            *broken,
+            sep="\n  ",
+            file=sys.stderr,
+        )
     return len(broken)
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:

@@ -252,8 +252,6 @@ def use_test(folder: Path) -> None:
 
 def looks_at_test(folder: Path) -> str:
     """Say how often a run has looked at the test split."""
-    if not (folder / SELECTION).is_file():
-        return "This run has no selection.json yet, where its looks at the test split would be counted."
     uses = json.loads((folder / SELECTION).read_text())["test_uses"]
     return f"This run has looked at the test split {'once' if uses == 1 else f'{uses} times'}."
 

@@ -191,7 +191,10 @@ def told() -> Iterator[None]:
     print("\n" + ledger_text(rows))
     print(f"\n{', '.join(f'{count} {state}' for state, count in sorted(states.items()))}; {Sweep.folder / LEDGER}")
     if states["done"] > 1:
-        print("best: the monitored score on validation, at threshold 0.5; it does not say which is best on test.")
+        print(
+            "best: the monitored score on validation, at threshold 0.5, computed again after training, in float32; it "
+            "does not say which is best on test."
+        )
         print(f"Compare them: {program('compare')} runs={Sweep.folder}")
     if failed or states["failed"]:
         sys.exit(1)

@@ -42,6 +42,7 @@ def quieten() -> None:
         ".*smaller than the logging interval.*",  # nothing is logged per step
         ".*It is recommended to use .self.log.*sync_dist=True.*",  # scores are gathered before they are logged
         "predict returned None.*",  # each image is handed on as soon as it is seen; a whole split would not fit
+        "Grad strides do not match bucket view strides.*",  # of a kernel of 1x1 any are right
         ".*isinstance.treespec, LeafSpec.* is deprecated.*",  # Lightning 2.6 calling PyTorch 2.15
     ):
         warnings.filterwarnings("ignore", message=message)
@@ -186,4 +187,5 @@ def say_what_came_out(folder: Path, empty: str, test: Judged, selection: Selecti
     near = os.path.relpath(folder)
     if collapsed := collapse(*test.shares()):
         warnings.warn(collapsed, stacklevel=2)
-    print(f"\nPictures: {near}/figures\nModel:    {near}/model\nCurves:   tensorboard --logdir {near}\n")
+    curves = f"Curves:   tensorboard --logdir {near}\n" if (folder / "tensorboard").is_dir() else ""
+    print(f"\nPictures: {near}/figures\nModel:    {near}/model\n{curves}")

@@ -109,15 +109,15 @@ def _few_seeds(compared: Table) -> Iterator[str]:
 def _one_validated(done: Sequence[Run]) -> Iterator[str]:
     if alone := [run for run in done if run.selection.get("groups") == 1]:
         yield (
-            f"{len(alone)} runs had a single patient or sequence to choose threshold and post-processing on, which may "
-            f"fit no other: {_names(alone)}"
+            f"{len(alone)} of the runs had a single patient or sequence to choose threshold and post-processing on, "
+            f"which may fit no other: {_names(alone)}"
         )
 
 
 def _looked_at_test(done: Sequence[Run]) -> Iterator[str]:
     if again := [run for run in done if run.selection.get("test_uses", 1) > 1]:
         most = max(run.selection["test_uses"] for run in again)
-        yield f"{len(again)} runs have looked at test more than once, one {most} times: {_names(again)}"
+        yield f"{len(again)} of the runs looked at test more than once, one {most} times: {_names(again)}"
 
 
 def _leaks(done: Sequence[Run]) -> Iterator[str]:

@@ -241,9 +241,11 @@ def merged(runs: Sequence[Run]) -> Merged:
     for run in (run for run in runs if run.rows):
         rows = found.setdefault((run.label, run.seed), {})
         if doubled := rows.keys() & run.rows.keys():
+            same = (one for one in runs if (one.label, one.seed) == (run.label, run.seed))
+            other = next(one.folder for one in same if one.rows.keys() & run.rows.keys())
             raise BadInput(
-                f"{run.folder}: there is another run of {run.label} with seed {run.seed} that was tested on "
-                f"{len(doubled)} of the same images. Leave one of them out."
+                f"{other} and {run.folder} are both runs of {run.label} with seed {run.seed}, tested on {len(doubled)} "
+                "of the same images. Leave one out: runs=[<folder>,<folder>] names those to compare."
             )
         rows.update(run.rows)
     if not found:

@@ -221,7 +221,10 @@ class ImageMaskData(LightningDataModule):
         try:
             tried = training[0, 0]["mask"]
         except ValueError as error:
-            raise BadInput(f"augment: a training image of {_by(training.pictures[0].mask.shape)}: {error}") from error
+            raise BadInput(
+                f"augment: a training image of {_by(training.pictures[0].mask.shape)}: {error}. Cut smaller "
+                "(augment.steps.<step>.height and width), or make dataset.size larger."
+            ) from error
         if self.draws > 1 and tried.shape[-2:] == training.pictures[0].mask.shape:
             warnings.warn(
                 f"dataset.draws={self.draws} takes each image as often in an epoch, but augment leaves it whole, "

@@ -38,6 +38,11 @@ def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     if images.resolve() == masks.resolve():
         pictures = [path for path in pictures if not path.stem.endswith(ENDINGS[1:])]
         drawn = [path for path in drawn if path.stem.endswith(ENDINGS[1:])]
+        if not drawn:
+            raise BadInput(
+                f"{images} is named for images and for masks, and no file's name in it ends in "
+                f"{' or '.join(ENDINGS[1:])}. Name the folder of the masks."
+            )
     problems = [*_alike(pictures), *_alike(drawn)]
     by_stem = {composed(path.stem): path for path in drawn}
     found = []

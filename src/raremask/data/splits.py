@@ -126,7 +126,10 @@ class Split:
             count, needed = len(set(groups[still])), len(missing) - position + 1
             if count < needed:
                 shown = some(sorted(set(groups[still])), 3)
-                raise BadInput(f"{needed} splits need {needed} groups or more to draw from; there is {shown}.")
+                raise BadInput(
+                    f"{needed} splits need {needed} groups (images, where no groups are known) or more to draw from; "
+                    f"there is only {shown}."
+                )
             part = deal(groups[still], foreground[still], min(FIFTH, count), self.seed)
             filled = np.bincount(part[foreground[still] > 0], minlength=part.max() + 1)
             for index in still[part == _fair(filled)]:

@@ -52,7 +52,7 @@ class Report:
     def __str__(self) -> str:
         width = max(len(clause.name) for clause in self.clauses)
         lines = [f"{clause.name:{width}}  {clause.verdict:6}  {clause.finding}".rstrip() for clause in self.clauses]
-        outcome = f"breaks {len(self.broken)} clauses of" if self.broken else "keeps"
+        outcome = f"breaks {len(self.broken)} of the clauses of" if self.broken else "keeps"
         return "\n".join([*lines, f"{self.loss} {outcome} the contract"])
 
 
@@ -66,9 +66,14 @@ def check_loss(loss: nn.Module, device: str = "cpu") -> Report:
     Returns:
         A report: print it, or look whether `broken` is empty. A few seconds, most of them for `torch.compile`.
 
+    Raises:
+        TypeError: If it is no module.
+
     >>> check_loss(nn.BCEWithLogitsLoss(reduction="none")).broken
     ['scalar: the value has shape (2, 1, 17, 23); it must be a scalar']
     """
+    if not isinstance(loss, nn.Module):
+        raise TypeError(f"a loss is an nn.Module that is called with logits and mask; got {type(loss).__name__}")
     check = _Check(Report(type(loss).__name__), loss.to(device), device)
     if check.scalar():
         with check.trying("empty state_dict, deep copy"):
