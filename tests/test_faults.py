@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from conftest import ROOT, TINY, saved, square
 from raremask import faults
@@ -103,6 +104,7 @@ def test_a_gpu_without_memory_proposes_a_batch_size(trainings, tried):
         ),
         (PermissionError(13, "Permission denied", "/x"), "/x: writing or reading is not permitted"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. "), "docker run --shm-size=8g"),
+        (torch.distributed.DistNetworkError("Broken pipe"), "Another process of this training has ended"),
     ],
 )
 def test_faults_of_the_machine_are_told_from_others(error, words):

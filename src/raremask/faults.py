@@ -37,6 +37,8 @@ def named(error: BaseException, batch_size: int | None = None) -> str | None:
         return f"The GPU ran out of memory{_smaller(batch_size)} ({text.splitlines()[0]})"
     if "</torch_" in text and "No space left" in text:
         return "The shared memory of the workers is full: docker run --shm-size=8g, or dataset.workers=0."
+    if type(error).__name__ in ("DistNetworkError", "DistStoreError"):  # by name, for torch is not imported here
+        return f"Another process of this training has ended, or cannot be reached; what it said itself is why. ({text})"
     if isinstance(error, MemoryError) or re.search(r"(can't|cannot) allocate memory", text, re.IGNORECASE):
         return (
             f"The memory of this machine is used up{_smaller(batch_size)} dataset.memory=<GiB> limits what images take."
