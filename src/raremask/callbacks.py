@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 from raremask import BadInput, figures
 from raremask.checkpoints import BestOfStage
-from raremask.inference import Predictor, predict
-from raremask.metrics.overlap import pixel_counts, score
+from raremask.inference import Predictor
 from raremask.runfolder import write_table
 from raremask.selection import Selection
 from raremask.tables import read_table
@@ -271,26 +270,7 @@ class Panels(Callback):
         evenly = np.linspace(0, len(dataset) - 1, min(self.images, len(dataset))).round().astype(int).tolist()
         predictor = Predictor([module.net])
         plain = Selection(module.threshold)
-        rows = [figure_row(predictor, plain, dataset[index], module.empty) for index in evenly]
+        rows = [figures.predicted(predictor, plain, dataset[index], module.empty) for index in evenly]
         for board in boards:
             figure = figures.gallery(rows, f"epoch {trainer.current_epoch + 1}", self.paint)
             board.experiment.add_figure("val/images", figure, trainer.global_step)
-
-
-def figure_row(predictor: Predictor, selection: Selection, sample: dict[str, Any], empty: str) -> figures.Row:
-    """Predict one sample of an evaluation split and prepare it for a gallery, its Dice in the title.
-
-    Args:
-        predictor: Gives its probability.
-        selection: Makes a mask of that.
-        sample: With its native mask, see :class:`raremask.data.samples.Pictures`.
-        empty: Policy for images whose mask and prediction are both empty.
-    """
-    mask = sample["native_mask"][0].numpy()
-    probability = predict(predictor, sample["image"].float().div(255), sample["size"], sample["box"])
-    prediction = selection(probability.numpy())
-    dice = score(np.array([pixel_counts(prediction, mask)]), empty)["dice"][0]
-    top, left, height, width = sample["box"]
-    picture = sample["image"][:, top : top + height, left : left + width]
-    title = f"{sample['name']}  Dice {dice:.3f}"
-    return figures.Row(picture.numpy().transpose(1, 2, 0), mask, [(title, prediction)])

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from raremask import BadInput, figures, receipt
 from raremask.building import SPLIT, build, build_trainer, choices_of, load_config
-from raremask.callbacks import Progress, figure_row
+from raremask.callbacks import Progress
 from raremask.collapse import collapse
 from raremask.commandline import program, runs_of
 from raremask.data.base import ImageMaskData
@@ -362,6 +362,6 @@ def comparison(
         for run in runs:
             index = [picture.name for picture in run.data.splits[split].pictures].index(name)
             predictor = Predictor([run.module.net], run.selection.views, run.module.tile)
-            shown.append(figure_row(predictor, run.selection, run.data.splits[split][index], run.module.empty))
+            shown.append(figures.predicted(predictor, run.selection, run.data.splits[split][index], run.module.empty))
         rows.append(replace(shown[0], predictions=[one for row in shown for one in row.predictions]))
     return rows

@@ -2,9 +2,10 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +15,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from raremask.data.leaks import Twins
+from raremask.inference import Predictor, predict
+from raremask.metrics.overlap import pixel_counts, score
 
 #: What becomes of a pixel, and its colour in RGB, by the palette's name. The second one is of Okabe and Ito
 #: (https://jfly.uni-koeln.de/color/): its colours differ for colour-blind eyes too.
@@ -93,6 +96,27 @@ class Row:
     image: np.ndarray
     mask: np.ndarray
     predictions: Sequence[tuple[str, np.ndarray]]
+
+
+def predicted(
+    predictor: Predictor, selection: Callable[[np.ndarray], np.ndarray], sample: dict[str, Any], empty: str
+) -> Row:
+    """Predict one sample of an evaluation split and prepare it for a gallery, its Dice in the title.
+
+    Args:
+        predictor: Gives its probability.
+        selection: Makes a mask of that, both `(h, w)`.
+        sample: With its native mask, see :class:`raremask.data.samples.Pictures`.
+        empty: Policy for images whose mask and prediction are both empty.
+    """
+    mask = sample["native_mask"][0].numpy()
+    probability = predict(predictor, sample["image"].float().div(255), sample["size"], sample["box"])
+    prediction = selection(probability.numpy())
+    dice = score(np.array([pixel_counts(prediction, mask)]), empty)["dice"][0]
+    top, left, height, width = sample["box"]
+    picture = sample["image"][:, top : top + height, left : left + width]
+    title = f"{sample['name']}  Dice {dice:.3f}"
+    return Row(picture.numpy().transpose(1, 2, 0), mask, [(title, prediction)])
 
 
 def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

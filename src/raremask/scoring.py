@@ -14,7 +14,6 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import nn
 
 from raremask import BadInput, checkpoints, figures
-from raremask.callbacks import figure_row
 from raremask.data.base import ImageMaskData
 from raremask.data.memory import Shelf
 from raremask.data.samples import Picture, Pictures
@@ -296,7 +295,7 @@ def draw(module: Segmenter, folder: Path, choice: Choice, images: Judged, paint:
     middle = max(0, len(order) // 2 - EACH // 2)
     chosen = dict.fromkeys(order[:EACH] + order[middle : middle + EACH] + order[-EACH:])
     predictor = Predictor([module.net], selection.views, module.tile)
-    rows = [figure_row(predictor, selection, images.split[index], module.empty) for index in chosen]
+    rows = [figures.predicted(predictor, selection, images.split[index], module.empty) for index in chosen]
     _, foreground = images.shares()
     drawn = {
         "curves": figures.curves(read_table(folder / "metrics.csv")),

@@ -3,6 +3,13 @@
 Whatever launches the jobs, each decides by what its own folder holds; so a sweep that was killed goes on when the same
 command is given again. A single run does likewise, if its folder is named (hydra.run.dir=<folder>). Imports nothing
 heavy: a finished job is skipped in no time.
+
+Who goes on with what, and where that is decided (training then takes the last checkpoint):
+
+- the same sweep again: each job by :func:`run`, which asks :func:`decide`;
+- the same command with hydra.run.dir=<folder>: :func:`goes_on`, which asks it, too;
+- resume=<folder>: :func:`raremask.commandline.run_folder` looks at the folder, and `training` at what may change;
+- SLURM queues a job again: :func:`raremask.commandline.queued_again` finds its folder, then :func:`goes_on`.
 """
 
 import math

@@ -191,6 +191,9 @@ def _is_method(key: str) -> bool:
 def labelled(runs: Sequence[Run]) -> list[Run]:
     """Call runs by the settings in which they differ, recipe and loss first; what recipes chose goes without saying.
 
+    Runs of dice and bce are called so; with two learning rates each, `dice lr=0.1` and so on; of two recipes by these,
+    and by what was changed in them.
+
     Raises:
         BadInput: If they are of different datasets.
     """
