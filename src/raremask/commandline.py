@@ -185,11 +185,9 @@ def _check(cfg: DictConfig, command: str) -> None:
         raise BadInput(
             f"leaks={cfg.leaks} is no answer to leaks.{meant(cfg.leaks, LEAKS, 'leaks')} Choices: {', '.join(LEAKS)}"
         )
-    if "switch" in cfg.callbacks and _is_number(cfg.callbacks.switch.epoch, int, cfg.trainer.max_epochs):
-        raise BadInput(
-            f"callbacks.switch.epoch={cfg.callbacks.switch.epoch} is never reached with "
-            f"trainer.max_epochs={cfg.trainer.max_epochs}."
-        )
+    epoch, epochs = OmegaConf.select(cfg, "callbacks.switch.epoch"), cfg.trainer.max_epochs
+    if _is_number(epoch, int, epochs):
+        raise BadInput(f"callbacks.switch.epoch={epoch} is never reached with trainer.max_epochs={epochs}.")
     check_dataset(cfg)
 
 

@@ -297,7 +297,7 @@ def _nothing_left(before: DictConfig, now: DictConfig) -> str:
 
 def _begun_before(cfg: DictConfig) -> DictConfig:
     """The config of the run that a job goes on with, in the place where it goes on."""
-    return _placed(_saved(cfg.folder), cfg)
+    return OmegaConf.create(_placed(_saved(cfg.folder), cfg))
 
 
 def _keep_changes(cfg: DictConfig, folder: Path) -> None:
@@ -305,15 +305,14 @@ def _keep_changes(cfg: DictConfig, folder: Path) -> None:
     file = folder / ".hydra" / "config.yaml"
     saved = OmegaConf.load(file)
     kept = _placed(saved, cfg)
-    if kept != saved:
-        write_text(file, OmegaConf.to_yaml(kept))
+    if kept != OmegaConf.to_container(saved):
+        write_text(file, OmegaConf.to_yaml(OmegaConf.create(kept)))
 
 
-def _placed(saved: DictConfig, cfg: DictConfig) -> DictConfig:
+def _placed(saved: DictConfig, cfg: DictConfig) -> dict[str, Any]:
     """What was saved, where `cfg` runs: they differ in nothing else, which was looked at before, but in its length."""
     now = OmegaConf.to_container(cfg)
-    kept = OmegaConf.to_container(saved) | {part: now[part] for part in ("data_dir", "dataset", "trainer")}
-    return OmegaConf.create(kept)
+    return OmegaConf.to_container(saved) | {part: now[part] for part in ("data_dir", "dataset", "trainer")}
 
 
 def _saved(folder: str) -> DictConfig:
