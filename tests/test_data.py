@@ -755,7 +755,7 @@ def same(first, second):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")  # on a machine with fewer cores
-@pytest.mark.parametrize("name", ["thesis", "photo", "ultrasound"])
+@pytest.mark.parametrize("name", ["thesis", "photo", "dermoscopy", "ultrasound"])
 def test_zero_and_four_workers_give_the_same_batches(name):
     alone, helped = (phantom(augment=augment(name), workers=workers) for workers in (0, 4))
     assert same(batches(alone), batches(helped))
