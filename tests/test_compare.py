@@ -389,7 +389,7 @@ def change(file, **facts):
         ),
         (
             lambda run: change(run / "selection.json", groups=1),
-            "1 runs had a single patient or sequence to choose threshold and post-processing on",
+            "1 of the runs had a single patient or sequence to choose threshold and post-processing on",
         ),
         (lambda run: (run / "leaks.csv").touch(), "Images of different splits are nearly the same"),
         (lambda run: (run / "split.csv").write_text("other"), "were trained on different ones"),
