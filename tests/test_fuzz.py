@@ -180,6 +180,7 @@ def test_configs_and_other_files_of_a_run(number, tmp_path, tried):
     }
     config |= {"optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": "${seed}"}}
     config |= {"scheduler": {"_target_": "torch.optim.lr_scheduler.ConstantLR", "_partial_": True}}
+    config |= {"augment": {"_target_": "raremask.data.augment.Augment", "steps": {}}, "callbacks": {}}
     run = tmp_path / "run"
     (run / ".hydra").mkdir(parents=True)
     text = OmegaConf.to_yaml(config).encode()
