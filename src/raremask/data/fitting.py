@@ -37,8 +37,8 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, 
     >>> fit_mask(np.array([[False, True, True, True, False, False]]), size=(1, 3), box=(0, 0, 1, 3))
     array([[1, 1, 0]], dtype=uint8)
     """
-    share = resized(mask.astype(np.float32), box[2:], cv2.INTER_LINEAR)
-    return pad((share >= 0.5).astype(np.uint8), size, box)
+    share = resized(254 * mask.astype(np.uint8), box[2:], cv2.INTER_LINEAR)  # bytes: a quarter of float32's memory
+    return pad((share >= 127).astype(np.uint8), size, box)
 
 
 def letterbox(size: tuple[int, int], native: tuple[int, int]) -> tuple[int, int, int, int]:
