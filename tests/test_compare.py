@@ -460,7 +460,7 @@ def test_few_seeds_few_groups_other_masks_and_collapse_are_said(sweep):
     assert "Fewer than 3 seeds: bce (1), bce_dice (2), dice (2), dynamit (2)" in said
     # 2 of the 8 changes of sign of 3 groups are as far, and there are 6 pairs
     assert "With 3 groups (patients, sequences) in the test split and 6 pairs the smallest corrected p value" in said
-    assert "1 runs have collapsed: bce seed 0" in said
+    assert "1 of the runs collapsed: bce seed 0" in said
     assert "24 of 24 masks of images with foreground are empty" in said
     assert "The true masks of 24 images are not the same in all runs" in said
 

@@ -829,14 +829,17 @@ def middle(weights):
 
 @pytest.mark.parametrize("factor", [2, 3, 4, 1.5, 0.5])
 def test_a_mask_stays_in_its_place_when_it_is_fitted(factor):
-    rng, beside, size = np.random.default_rng(0), [], (int(120 / factor), int(96 / factor))
+    rng, beside, grown, size = np.random.default_rng(0), [], [], (int(120 / factor), int(96 / factor))
     for _ in range(60):
         mask = cv2.circle(
             np.zeros((120, 96), np.uint8), rng.integers(30, 66, 2).tolist(), int(rng.integers(9, 26)), 1, -1
         )
         image, box = fit(255 * mask[..., None], size, "stretch")
-        beside.append(middle(image[..., 0]) - middle(fit_mask(mask > 0, size, box)))
+        small = fit_mask(mask > 0, size, box)
+        beside.append(middle(image[..., 0]) - middle(small))
+        grown.append(small.sum() * factor**2 / mask.sum())
     assert np.abs(np.mean(beside, axis=0)).max() < 0.05  # pixels; nearest neighbour: 0.25 at factors 2 and 4
+    assert 0.99 < np.mean(grown) < (1.06 if factor in (2, 4) else 1.01)  # where a half is foreground
 
 
 def test_a_line_of_one_pixel_stays_whole_at_half_the_size():

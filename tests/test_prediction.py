@@ -103,7 +103,7 @@ def test_a_broken_image_is_named_and_the_others_are_done(run, command, tmp_path,
     with pytest.raises(SystemExit) as stopped:
         command("predict.py", f"run={run[0]}", f"images={source}", f"out={tmp_path / 'out'}", "submission=nerve")
     assert stopped.value.code == 1
-    assert "1 image could not be read: no mask and no row in submission.csv of these:\n  " in capsys.readouterr().err
+    assert "1 image could not be read, and got no mask and no row in submission.csv:\n  " in capsys.readouterr().err
     assert len(list((tmp_path / "out").glob("*.png"))) == 4
     lines = (tmp_path / "out" / "submission.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["img", "8", "9", "10", "11"]

@@ -684,7 +684,7 @@ def test_a_gpu_that_is_not_there_is_refused_before_images_are_read(train, monkey
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BadInput, match=r"PyTorch sees none. Use trainer=auto or trainer=cpu"):
         train("trainer=gpu")
-    with pytest.raises(BadInput, match=r"takes all GPUs, and PyTorch sees none. On the CPU: trainer=ddp trainer.acc"):
+    with pytest.raises(BadInput, match=r"takes all GPUs, and PyTorch sees none. Use trainer=auto; for two processes"):
         train("trainer=ddp", "retry=true")
     assert not (tmp_path / "run" / "split.csv").exists()
 

@@ -44,8 +44,8 @@ FUNCTIONS = {
 
 def kill_all(kill: dict) -> None:
     """Send the signal to this process and its workers, from outside, as a shell or SLURM does."""
-    command = ["kill", f"-{kill['signal']}", "--", f"-{os.getpgid(0)}"]
-    subprocess.run(command, check=True, start_new_session=True)
+    code = f"import os; os.killpg({os.getpgid(0)}, {kill['signal']})"  # not every system has the program `kill`
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, start_new_session=True)
     time.sleep(0.5)
 
 

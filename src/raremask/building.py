@@ -249,8 +249,8 @@ def check_trainer(cfg: DictConfig) -> None:
         raise BadInput("trainer=gpu asks for a GPU, and PyTorch sees none. Use trainer=auto or trainer=cpu.")
     if cfg.get("devices") == -1 and not torch.cuda.is_available():
         raise BadInput(
-            "trainer.devices=-1 takes all GPUs, and PyTorch sees none. On the CPU: trainer=ddp trainer.accelerator=cpu "
-            "trainer.devices=2; with one process: trainer=auto."
+            "trainer.devices=-1 takes all GPUs, and PyTorch sees none. Use trainer=auto; for two processes on the CPU, "
+            "trainer=ddp trainer.accelerator=cpu trainer.devices=2."
         )
     if cfg.get("check_val_every_n_epoch", 1) != 1:
         raise BadInput(

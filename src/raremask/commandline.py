@@ -187,7 +187,10 @@ def _check(cfg: DictConfig, command: str) -> None:
         )
     epoch, epochs = OmegaConf.select(cfg, "callbacks.switch.epoch"), cfg.trainer.max_epochs
     if _is_number(epoch, int, epochs):
-        raise BadInput(f"callbacks.switch.epoch={epoch} is never reached with trainer.max_epochs={epochs}.")
+        raise BadInput(
+            f"callbacks.switch.epoch={epoch} is never reached with trainer.max_epochs={epochs}. Set the one lower, or "
+            "the other higher."
+        )
     check_dataset(cfg)
 
 

@@ -196,7 +196,7 @@ def predict_files(
     if broken:
         row = f" and no row in {submission.file}" if submission else ""
         print(
-            f"{_number(len(broken), 'image')} could not be read: no mask{row} of these:",
+            f"{_number(len(broken), 'image')} could not be read, and got no mask{row}:",
             *broken,
             sep="\n  ",
             file=sys.stderr,

@@ -42,7 +42,7 @@ def _unfinished(runs: Sequence[Run]) -> Iterator[str]:
 
 def _collapsed(done: Sequence[Run]) -> Iterator[str]:
     if collapsed := [run for run in done if run.collapsed]:
-        yield f"{len(collapsed)} runs have collapsed: {_names(collapsed)}. {collapsed[0].collapsed}"
+        yield f"{len(collapsed)} of the runs collapsed: {_names(collapsed)}. {collapsed[0].collapsed}"
 
 
 def _divided_differently(done: Sequence[Run], compared: Table) -> Iterator[str]:

@@ -156,6 +156,9 @@ def _read(folder: Path) -> Run:
         key: value for key, _, value in (text.lstrip("+").partition("=") for text in changed) if "@" not in key
     }
     values, split = flat(config), folder / "split.csv"
+    selection = json.loads((folder / "selection.json").read_text()) if done else {}
+    if done and "unprocessed" not in selection:
+        raise BadInput(f"{folder}: an older version has scored it, and selection.json lacks something. Leave it out.")
     return Run(
         folder=folder,
         settings={key: value for key, value in settings.items() if _is_method(key)},
@@ -167,7 +170,7 @@ def _read(folder: Path) -> Run:
         reason=facts.get("reason", ""),
         rows={row["image"]: row for row in _scored(folder / "per_image_test.csv")} if done else {},
         history=read_table(folder / "metrics.csv") if (folder / "metrics.csv").is_file() else [],
-        selection=json.loads((folder / "selection.json").read_text()) if done else {},
+        selection=selection,
         facts=facts,
         budget={path: str(values.get(path)) for path in BUDGET},
         split=hashlib.sha256(split.read_bytes()).hexdigest()[:12] if split.is_file() else "",
