@@ -333,6 +333,9 @@ def test_a_threshold_is_not_off_by_more_than_there_is(sweep, tmp_path, threshold
     (run / "selection.json").write_text(json.dumps(selection))
     assert results.read(run).threshold_drop() == pytest.approx(lost)
     report(tmp_path, folder)  # and is drawn
+    (run / "selection.json").write_text(json.dumps({k: v for k, v in selection.items() if k != "unprocessed"}))
+    with pytest.raises(BadInput, match="of an older version; leave this run out"):
+        results.read(run)
 
 
 def test_a_longer_training_beside_a_shorter_one_has_its_length_in_its_name(sweep):

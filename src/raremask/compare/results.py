@@ -158,7 +158,7 @@ def _read(folder: Path) -> Run:
     values, split = flat(config), folder / "split.csv"
     selection = json.loads((folder / "selection.json").read_text()) if done else {}
     if done and "unprocessed" not in selection:
-        raise BadInput(f"{folder}: an older version has scored it, and selection.json lacks something. Leave it out.")
+        raise ValueError("selection.json is of an older version; leave this run out")
     return Run(
         folder=folder,
         settings={key: value for key, value in settings.items() if _is_method(key)},
