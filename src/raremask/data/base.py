@@ -5,6 +5,7 @@ A mask's way: a :class:`Record` says where it lies; :meth:`ImageMaskData.arrays`
 and served by that room.
 """
 
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -37,6 +38,9 @@ from raremask.data.samples import (
 )
 from raremask.data.splits import SPLITS, Split
 from raremask.distances import distance_to_other_class, thickness
+
+#: How workers are started. It is Python's own default, named because a job of joblib has another, which starts none.
+STARTS = "fork" if sys.platform == "linux" else "spawn"
 
 
 @dataclass(frozen=True)
@@ -367,6 +371,7 @@ class ImageMaskData(LightningDataModule):
             collate_fn=collate,
             worker_init_fn=deaf_worker,
             persistent_workers=self.workers > 0,
+            multiprocessing_context=STARTS if self.workers else None,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             generator=torch.Generator(),  # its own, or making an iterator would move the global random state
         )
