@@ -18,6 +18,28 @@ from torch import Tensor
 
 
 @torch.no_grad()
+def edges(mask: Tensor) -> Tensor:
+    """Pixels of either class with a pixel of the other class, or the frame of the image, above, below, left or right.
+
+    Args:
+        mask: `(B, 1, H, W)` of 0 and 1.
+
+    Returns:
+        `(B, 1, H, W)` boolean.
+
+    >>> edges(torch.tensor([[[[1, 1, 1], [1, 1, 1], [1, 1, 1]]]]))[0, 0].int()
+    tensor([[1, 1, 1],
+            [1, 0, 1],
+            [1, 1, 1]], dtype=torch.int32)
+    """
+    mask = mask.bool()
+    across, down = mask[..., 1:-1, 1:] == mask[..., 1:-1, :-1], mask[..., 1:, 1:-1] == mask[..., :-1, 1:-1]
+    edge = torch.ones_like(mask)
+    edge[..., 1:-1, 1:-1].logical_xor_(across[..., 1:] & across[..., :-1] & down[..., 1:, :] & down[..., :-1, :])
+    return edge
+
+
+@torch.no_grad()
 def boundary(mask: Tensor) -> Tensor:
     """Foreground pixels with a background pixel above, below, left or right of them.
 
@@ -34,13 +56,7 @@ def boundary(mask: Tensor) -> Tensor:
             [1, 0, 1],
             [1, 1, 1]], dtype=torch.int32)
     """
-    mask = mask.bool()
-    inside = mask[..., 1:-1, 1:-1] & mask[..., :-2, 1:-1]
-    for neighbour in (mask[..., 2:, 1:-1], mask[..., 1:-1, :-2], mask[..., 1:-1, 2:]):
-        inside &= neighbour
-    edge = mask.clone()
-    edge[..., 1:-1, 1:-1] ^= inside
-    return edge
+    return edges(mask) & mask.bool()
 
 
 @torch.no_grad()

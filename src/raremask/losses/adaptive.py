@@ -24,14 +24,12 @@ def class_counts(mask: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
         Two float32 tensors of shape `(B, 1, 1, 1)` if `per_image`, else `(1, 1, 1, 1)`.
     """
     # rows in float32, where they are exact and fast; together in float64, exact far beyond any batch
-    foreground = mask.float().sum(-1).sum((1, 2), dtype=torch.float64)
-    background = mask[0].numel() - foreground
-    if not per_image:
-        counts = torch.stack([foreground.sum(), background.sum()])
-        if torch.is_grad_enabled() and dist.is_available() and dist.is_initialized():
-            dist.all_reduce(counts)
-        foreground, background = counts[:, None]
-    return foreground.float()[:, None, None, None], background.float()[:, None, None, None]
+    foreground = mask.float().sum(-1).sum((1, 2) if per_image else (0, 1, 2), dtype=torch.float64)
+    counts = torch.stack([foreground, mask.numel() / foreground.numel() - foreground])
+    if not per_image and torch.is_grad_enabled() and dist.is_available() and dist.is_initialized():
+        dist.all_reduce(counts)
+    foreground, background = counts.float().view(2, -1, 1, 1, 1)
+    return foreground, background
 
 
 def balance(foreground: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:

@@ -114,16 +114,16 @@ class DoU(nn.Module):
         """Return the scalar loss of `logits` and `mask`, both `(B, 1, H, W)`."""
         logits, mask = full_precision(logits, mask)
         probability, over = torch.sigmoid(logits), EACH if self.per_image else ALL
-        mismatch = F.mse_loss(probability, mask, reduction="none").sum(over)  # sum p^2 + sum t^2 - 2 sum p t
-        shared, area = (probability * mask).sum(over), mask.sum(over)
-        edge = masks.boundary(mask).sum(over)
+        mismatch = F.mse_loss(probability, mask, reduction="none").sum(over) + self.smooth  # p^2 + t^2 - 2 p t, and s
+        shared, area, edges = (probability * mask).sum(over), mask.sum(over), masks.edges(mask)
+        edge = (edges & mask.bool()).sum(over)
         if self.background:  # both classes at once, a row for each; the mismatch is the same for either
             behind = mask.numel() / area.numel() - area
             shared = torch.stack([shared, behind - probability.sum(over) + shared])  # sum (1 - p) (1 - t)
             area = torch.stack([area, behind])
-            edge = torch.stack([edge, masks.boundary(mask == 0).sum(over)])
-        alpha = (1 - 2 * (edge + self.smooth) / (area + self.smooth)).clamp(max=0.8)
-        return ((mismatch + self.smooth) / (mismatch + (1 - alpha) * shared + self.smooth)).mean()
+            edge = torch.stack([edge, edges.sum(over) - edge])
+        rest = (2 * (edge + self.smooth) / (area + self.smooth)).clamp(min=0.2)  # 1 - alpha
+        return (mismatch / torch.addcmul(mismatch, rest, shared)).mean()
 
 
 class Surface(nn.Module):
