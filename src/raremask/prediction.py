@@ -137,15 +137,7 @@ def predict_files(
     endings = [".png"] + [f"_probability.{probabilities}"] * (probabilities is not None) + ["_overlay.png"] * overlays
     results = [out / f"{file.stem}{ending}" for file in files for ending in endings]
     results += [out / submission.file] if submission else []
-    if len(set(results)) < len(results):
-        raise BadInput(
-            f"{source}: names of images must differ in more than their suffix, or two results would share one."
-        )
-    if {path.resolve() for path in results} & {file.resolve() for file in files}:
-        raise BadInput(f"out={out}: the masks would be written over the images; choose another folder.")
-    there = [path for path in results if path.exists()]
-    if there and not overwrite:
-        raise BadInput(f"{there[0]} and {len(there) - 1} more are there; choose another out=, or overwrite=true.")
+    _check_places(files, results, source, out, overwrite)
     if submission is not None:
         submission.names(file.name for file in files)
     out.mkdir(parents=True, exist_ok=True)
@@ -182,26 +174,39 @@ def predict_files(
                 written[file.name] = result[1]
     if submission is not None:
         write_text(out / submission.file, submission.of_runs(written))
-    print(
-        f"{_number(len(shares), 'mask')} in {os.path.relpath(out)}" + (f", and {submission.file}" if submission else "")
-    )
+    also = f", and {submission.file}" if submission else ""
+    print(f"{_number(len(shares), 'mask')} in {os.path.relpath(out)}{also}")
+    _warn(paint, shares)
+    if broken:
+        row = f" and no row in {submission.file}" if submission else ""
+        said = f"{_number(len(broken), 'image')} could not be read, and got no mask{row}:"
+        print(said, *broken, sep="\n  ", file=sys.stderr)
+    return len(broken)
+
+
+def _check_places(files: Sequence[Path], results: Sequence[Path], source: Path, out: Path, overwrite: bool) -> None:
+    """Refuse results that would share a name, lie over the images, or lie over what is there already."""
+    if len(set(results)) < len(results):
+        raise BadInput(
+            f"{source}: names of images must differ in more than their suffix, or two results would share one."
+        )
+    if {path.resolve() for path in results} & {file.resolve() for file in files}:
+        raise BadInput(f"out={out}: the masks would be written over the images; choose another folder.")
+    there = [path for path in results if path.exists()]
+    if there and not overwrite:
+        raise BadInput(f"{there[0]} and {len(there) - 1} more are there; choose another out=, or overwrite=true.")
+
+
+def _warn(paint: Painter, shares: Sequence[float]) -> None:
+    """Warn of images that were darker than those in training, and of masks that are all alike."""
     if paint.peaks and max(paint.peaks) < 2 ** (paint.model.bits - 1):
         warnings.warn(
             f"no 16-bit image has a value above {max(paint.peaks)}: read as {paint.model.bits} bits, as in training, "
             "they are dark.",
-            stacklevel=2,
+            stacklevel=3,
         )
     if warning := collapse(shares):
-        warnings.warn(warning, stacklevel=2)
-    if broken:
-        row = f" and no row in {submission.file}" if submission else ""
-        print(
-            f"{_number(len(broken), 'image')} could not be read, and got no mask{row}:",
-            *broken,
-            sep="\n  ",
-            file=sys.stderr,
-        )
-    return len(broken)
+        warnings.warn(warning, stacklevel=3)
 
 
 def _number(count: int, noun: str) -> str:
