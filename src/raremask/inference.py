@@ -61,7 +61,9 @@ class Predictor(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the probability `(B, 1, H, W)` float32 in [0, 1] for images `(B, C, H, W)`.
 
-        In float32 whatever the training's precision: scores, pictures and masks are then of the same probabilities.
+        In float32 whatever the training's precision: scores, pictures and masks are then of the same probabilities. (On
+        a GPU convolutions round what they multiply to TF32, as PyTorch has it, so that another device may give other
+        last digits.)
         """
         with torch.autocast(images.device.type, enabled=False):
             return self._viewed(images.float())

@@ -75,13 +75,13 @@ def window_sum(mask: Tensor, size: int) -> Tensor:
     >>> window_sum(torch.ones(1, 1, 1, 4), size=3)
     tensor([[[[2., 3., 3., 2.]]]])
     """
-    reach = size // 2
+    reach, number = size // 2, mask.int()  # whole numbers, which a GPU adds up in the same way each time
     for dim in (-1, -2):
         sides = (reach + 1, reach) if dim == -1 else (0, 0, reach + 1, reach)
-        running = F.pad(mask, sides).cumsum(dim)
+        running = F.pad(number, sides).cumsum(dim, dtype=torch.int32)
         length = mask.shape[dim]
-        mask = running.narrow(dim, size, length) - running.narrow(dim, 0, length)
-    return mask
+        number = running.narrow(dim, size, length) - running.narrow(dim, 0, length)
+    return number.to(mask.dtype)
 
 
 CROSS = ((-1, 0), (0, -1), (0, 1), (1, 0))  # neighbours of a pixel: rows down, columns to the right
@@ -237,7 +237,8 @@ def skeleton_by_convolution(mask: Tensor) -> Tensor:
     left = (mask != 0).float()
     for _ in range(min(mask.shape[-2:]) // 2 + 2):
         for table in tables:
-            left = left * table[F.conv2d(left, weights[None, None], padding=1).long()]  # exact, even in bfloat16
+            number = F.conv2d(left, weights[None, None], padding=1)  # whole but for rounding, even in bfloat16
+            left = left * table[number.round().long()]
     return left != 0
 
 

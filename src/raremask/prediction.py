@@ -5,8 +5,10 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -37,17 +39,15 @@ class Painter:
         model: How images are prepared, and the threshold.
         postprocess: Applied to the mask after that.
         peaks: Gets the largest value of each 16-bit image.
+        turn: Held while the networks compute. On a GPU they take one image at a time, while other threads read and
+            write theirs; on the CPU each thread computes.
     """
 
     predictor: Predictor
     model: Shipped
     postprocess: Step
     peaks: list[int] = field(default_factory=list)
-
-    @property
-    def on_cpu(self) -> bool:
-        """Whether the networks are on the CPU."""
-        return next(self.predictor.parameters()).device.type == "cpu"
+    turn: AbstractContextManager = field(default_factory=nullcontext)  # to compute: on a GPU one thread at a time
 
     def __call__(self, file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return image `(h, w, C)` uint8, probability `(h, w)` float32 and mask `(h, w)` boolean, at native size.
@@ -59,7 +59,8 @@ class Painter:
         native = image.shape[:2]
         fitted, box = fit(image, tuple(self.model.size or native), self.model.resize)
         pixels = torch.from_numpy(fitted.transpose(2, 0, 1).copy()).float().div(255)
-        probability = predict(self.predictor, pixels, native, box).numpy()
+        with self.turn:
+            probability = predict(self.predictor, pixels, native, box).numpy()
         return image, probability, self.postprocess(probability > self.model.selection.threshold)
 
 
@@ -103,7 +104,8 @@ def painter(
         said = f"{replace(selection, min_area=0, largest=False, holes=False).words()}, then {after}"
     print(f"{_number(len(nets), 'network')}; {said}; {device}")
     predictor = Predictor(nets, selection.views, first.tile).to(device).eval()
-    return Painter(predictor, replace(first, selection=selection), postprocess or selection.postprocess())
+    turn = Lock() if device == "cuda" else nullcontext()
+    return Painter(predictor, replace(first, selection=selection), postprocess or selection.postprocess(), turn=turn)
 
 
 def predict_files(
@@ -164,7 +166,7 @@ def predict_files(
     broken: list[str] = []
     shares: list[float] = []
     written: dict[str, Any] = {}
-    with sharing_cores(len(files) if paint.on_cpu else 1) as pool:
+    with sharing_cores(len(files)) as pool:
         done = tqdm(pool.map(predict_one, files), desc="Predicting", total=len(files), leave=False, disable=None)
         for file, result in zip(files, done, strict=True):
             if isinstance(result, str):

@@ -43,6 +43,7 @@ def quieten() -> None:
         ".*It is recommended to use .self.log.*sync_dist=True.*",  # scores are gathered before they are logged
         "predict returned None.*",  # each image is handed on as soon as it is seen; a whole split would not fit
         "Grad strides do not match bucket view strides.*",  # of a kernel of 1x1 any are right
+        r"barrier\(\): using the device under current context.*",  # NCCL, of a wait that torchmetrics makes
         ".*isinstance.treespec, LeafSpec.* is deprecated.*",  # Lightning 2.6 calling PyTorch 2.15
     ):
         warnings.filterwarnings("ignore", message=message)
