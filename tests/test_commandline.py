@@ -81,6 +81,8 @@ def answer(tmp_path, *arguments, script="train.py"):
         (["selection.metric=null"], "selection.metric=None must be one of dice"),
         (["loss=dice", "loss.per_image=no"], "loss.per_image=no is read as a word. Write true or false."),
         (["selection.holes=Off"], "selection.holes=Off is read as a word"),
+        (["resume="], "resume= names no folder"),
+        (["++callbacks.swithc.epoch=1"], "callbacks.swithc: no such callback is chosen"),
         (["retry=2"], "retry=2 must be true or false"),
         (["seed=true"], "seed=True must be a whole number, 0 or more."),
         (["optimizer.lr=nan"], "optimizer.lr=nan must be a number, 0 or more."),

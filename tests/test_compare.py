@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -158,6 +159,12 @@ def test_seeds_are_rows_and_folds_are_one(sweep):
     assert len(set(table.groups)) == 16
     assert np.allclose(table.object_size, table.foreground * 10_000 / 2)
     assert table.lacking == {}
+
+
+def test_folds_that_test_the_same_images_are_refused_as_such(sweep):
+    (run,) = labelled(sweep(losses={"dice": 0.5}, seeds=(0,), folds=(0,)))
+    with pytest.raises(BadInput, match="of folds 0 and 1, whose test images are the same, as the dataset fixes them"):
+        results.merged([run, replace(run, fold=1)])
 
 
 def test_two_runs_of_one_seed_and_image_are_refused(sweep):

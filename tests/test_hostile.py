@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,9 @@ import torch
 import yaml
 
 from conftest import ROOT, TINY, saved, square
-from raremask import BadInput, checkpoints
+from raremask import BadInput, checkpoints, shipped
 from raremask.archives import unpack
-from raremask.building import _is_known, load_config
+from raremask.building import _is_known, load_config, network
 from raremask.data.readers import read_image
 from raremask.runfolder import write_table
 from raremask.runlengths import RunLengths
@@ -174,6 +175,24 @@ def test_what_runs_are_made_of_is_known(sent):
             target = line.partition("_target_:")[2].split(",")[0].split("}")[0].split("#")[0].strip()
             if target and not target.startswith("hydra_plugins"):
                 assert _is_known(target), target
+
+
+def test_classes_of_one_s_own_are_made_where_the_environment_names_their_module(train, tmp_path, monkeypatch):
+    module = "from torch import nn\nclass Plain(nn.BCEWithLogitsLoss): pass\nclass Net(nn.Conv2d): pass\n"
+    (tmp_path / "minedays.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.warns(UserWarning, match=r"neither be resumed nor scored again: .*RAREMASK_TRUST=<module>"):
+        folder = train("loss=bce", "loss._target_=minedays.Plain", "trainer.max_epochs=1")
+    arguments = {"in_channels": 3, "out_channels": 1, "kernel_size": 1}
+    model = replace(shipped.read(folder / "model"), network={"_target_": "minedays.Net"} | arguments)
+    for look in (lambda: load_config(folder), lambda: network(folder / "model", model)):
+        assert "RAREMASK_TRUST=<module>" in refused(look)
+    monkeypatch.setenv("RAREMASK_TRUST", "mine")  # the beginning of a name is not the name
+    refused(lambda: load_config(folder))
+    monkeypatch.setenv("RAREMASK_TRUST", "other, minedays")
+    assert load_config(folder).loss._target_ == "minedays.Plain"
+    with pytest.raises(BadInput, match="weights"):  # those of another network, but it was made
+        network(folder / "model", model)
 
 
 @pytest.mark.parametrize(

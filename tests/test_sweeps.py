@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from conftest import ROOT, TINY
 from raremask import BadInput, sweeps
 from raremask.commandline import job_name
-from raremask.runfolder import read_status
+from raremask.runfolder import alive, read_status
 from raremask.settings import PLACE, SWEPT
 from raremask.sweeps import decide, differences, write_ledger
 from raremask.tables import read_table
@@ -104,13 +104,13 @@ def test_a_job_is_called_by_what_it_computes():
         assert job_name("cvc", f"{key}=0") == "cvc"
 
 
-def sweep(tmp_path, *arguments, wait=True, launcher="basic"):
+def sweep(tmp_path, *arguments, wait=True, launcher="basic", stderr=subprocess.DEVNULL):
     """Run a sweep of tiny runs in a process of its own; one thread, so that every launcher computes alike."""
     command = [sys.executable, str(ROOT / "src" / "train.py"), "-m", *TINY, "sweep=s", *arguments]
     command += [f"hydra/launcher={launcher}"]
     more = {"cwd": tmp_path, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "text": True}
     if not wait:
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **more)
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, **more)
     return subprocess.run(command, capture_output=True, **more)
 
 
@@ -177,6 +177,47 @@ def test_a_failing_job_is_told_at_once_and_does_not_stop_the_others(tmp_path):
     assert again.returncode == 1
     assert "retry=true tries again" in again.stdout
     assert "Traceback" not in again.stderr
+
+
+def test_a_job_that_cannot_begin_is_counted_and_begins_when_it_can(tmp_path):
+    settings = ("callbacks=default,two_stage", "trainer.max_epochs=2", "+callbacks.switch.epoch=1")
+    done = sweep(tmp_path, *settings)  # without two_stage there is nothing to switch
+    assert done.returncode == 1
+    assert "1 done, 1 refused" in done.stdout
+    assert "callbacks.switch: no such callback is chosen" in done.stdout
+    assert len(folders(tmp_path)) == 1
+    (file,) = (tmp_path / "outputs" / "sweeps" / "s").glob("*.refused")
+    assert "callbacks.switch" in file.read_text()
+
+
+def killed_or_told(tmp_path, how):
+    """Send a signal while jobs train in other processes, to one of them or to the one that launched them."""
+    settings = ("seed=0,1", "trainer.max_epochs=400", "++callbacks.early_stopping.patience=400")
+    process = sweep(tmp_path, *settings, wait=False, launcher="parallel", stderr=subprocess.PIPE)
+    for _ in range(900):
+        time.sleep(0.1)
+        if len(folders(tmp_path)) == 2 and all((folder / "metrics.csv").is_file() for folder in folders(tmp_path)):
+            break
+    os.kill(process.pid if how == signal.SIGTERM else read_status(folders(tmp_path)[0])["process"], how)
+    return process.wait(timeout=120), process.stderr.read()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None, reason="needs the plugin")
+@pytest.mark.parametrize(
+    ("how", "code", "words"),
+    [(signal.SIGKILL, 1, "A job was killed from outside"), (signal.SIGTERM, 75, "Interrupted.")],
+)
+def test_a_parallel_sweep_ends_in_words_when_a_process_is_killed_or_told_to_end(tmp_path, how, code, words):
+    returned, said = killed_or_told(tmp_path, how)
+    assert returned == code
+    assert words in said
+    assert "The same command with sweep=s goes on" in said
+    assert "Traceback" not in said
+    for _ in range(100):  # the others end with it
+        if not any(alive(folder) for folder in folders(tmp_path)):
+            break
+        time.sleep(0.1)
+    assert [row["state"] for row in write_ledger(folders(tmp_path)[0].parent)] == ["interrupted"] * 2
 
 
 LAUNCHERS = {

@@ -1,9 +1,10 @@
 """From a config to objects: datasets, networks, losses, optimisers, the Trainer; here things are instantiated."""
 
 import json
+import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ TARGETS = (
 PLAIN_REFERENCE = re.compile(r"(?<!\\)\$\{(?:[\w.]+|(?:oc\.env|now|hydra):[^${}\\]*)\}")
 PRECISIONS = ("auto", "32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")
 NETWORKS = ("raremask.nets", "segmentation_models_pytorch")  # what a model from elsewhere may be made of
+TRUST = (
+    "RAREMASK_TRUST"  # in the environment: modules of the user's own, between commas, whose classes may be made, too
+)
 
 
 def load_config(folder: Path) -> DictConfig:
@@ -111,7 +115,8 @@ def check_targets(node: Any, file: Path) -> None:
             raise BadInput(
                 f"{file} asks for {node['_target_']!r}. From the folder of a run only classes of raremask, "
                 "torch.nn, torch.optim, segmentation_models_pytorch, albumentations and some of lightning.pytorch are "
-                "made: anything else could run what someone put there."
+                "made: anything else could run what someone put there. What is your own is named in the environment: "
+                f"{TRUST}=<module>."
             )
         node = list(node.values())
     if isinstance(node, list):
@@ -125,17 +130,19 @@ def check_targets(node: Any, file: Path) -> None:
 
 
 def _is_known(target: object) -> bool:
-    if not isinstance(target, str) or not _is_inside(target):
+    if not isinstance(target, str) or not _is_inside(target, TARGETS):
         return False
     try:
         kind = get_class(target)
     except Exception:  # whatever looking it up stumbles over: it is not there
         return False
-    return _is_inside(kind.__module__)
+    return _is_inside(kind.__module__, TARGETS)
 
 
-def _is_inside(name: str) -> bool:
-    return any(name == place or name.startswith(f"{place}.") for place in TARGETS)
+def _is_inside(name: str, places: Sequence[str]) -> bool:
+    """Whether a class or module is in one of these packages, or in one that the user trusts."""
+    own = [place.strip() for place in os.environ.get(TRUST, "").split(",") if place.strip()]
+    return any(name == place or name.startswith(f"{place}.") for place in (*places, *own))
 
 
 def build(
@@ -265,6 +272,8 @@ def check_trainer(cfg: DictConfig) -> None:
         )
     if cfg.get("max_steps", -1) != -1:
         raise BadInput("trainer.max_steps would end within an epoch, unvalidated. Set trainer.max_epochs.")
+    if cfg.get("limit_predict_batches") not in (None, 1.0) or isinstance(cfg.get("limit_predict_batches"), int):
+        raise BadInput("trainer.limit_predict_batches must stay: once trained, all images are scored.")
     if cfg.get("limit_val_batches") == 0:
         raise BadInput("trainer.limit_val_batches must be more than 0: validation chooses the checkpoint.")
     if cfg.get("use_distributed_sampler", True):
@@ -327,11 +336,14 @@ def network(place: Path, model: Shipped) -> nn.Module:
         arguments["encoder_weights"] = None  # they are among the weights; nothing is fetched
     target = str(arguments.pop("_target_", None))
     try:
-        kind: type = get_class(target) if target.startswith(NETWORKS) else object
+        kind: type = get_class(target) if _is_inside(target, NETWORKS) else object
     except ImportError as error:
         raise BadInput(f"{place}: there is no network {target}; of another version?") from error
-    if not (issubclass(kind, nn.Module) and kind.__module__.startswith(NETWORKS)):  # raremask.nets.torch is a way out
-        raise BadInput(f"{place}: a network is made by a class in {' or '.join(NETWORKS)}; got {target}.")
+    if not (issubclass(kind, nn.Module) and _is_inside(kind.__module__, NETWORKS)):  # raremask.nets.torch is a way out
+        raise BadInput(
+            f"{place}: a network is made by a class in {' or '.join(NETWORKS)}; got {target}. What is your own is "
+            f"named in the environment: {TRUST}=<module>."
+        )
     try:
         net = kind(**arguments)
     except (TypeError, ValueError) as error:

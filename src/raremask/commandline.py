@@ -60,11 +60,13 @@ def run_folder(resume: str | None, new: str) -> str:
     Raises:
         BadInput: If the folder to resume is not that of a run, or not all of it.
     """
-    if not resume:
+    if resume is None:
         several = int(os.environ.get("SLURM_NTASKS", 1)) > 1  # each process would have a time of its own
         new = f"{Path(new).parent}/slurm-{slurm_job()}" if several and slurm_job() else new
         return str(queued_again(Path(new).parent) or new)
     resume = str(resume)  # a folder may be called 2026
+    if not resume:  # of a variable of the shell that is not set
+        raise BadInput("resume= names no folder. Leave it away, or name the folder of a run.")
     check_run(resume)  # here, because next Hydra writes into the folder
     if not (Path(resume) / STATUS).is_file():  # and would write over the run's config
         raise BadInput(f"{resume} has no {STATUS}: it is not the whole folder of a run, and cannot be gone on with.")
@@ -181,6 +183,12 @@ def _check(cfg: DictConfig, command: str) -> None:
         raise BadInput(f"{missing[0]} cannot be left out: a run needs one. conf/{missing[0]} has the choices.")
     if missing := [name for name in NEEDED if name not in cfg.callbacks]:
         raise BadInput(f"callbacks.{missing[0]} cannot be left out: a run needs what it writes.")
+    for name, callback in cfg.callbacks.items():
+        if callback is not None and "_target_" not in callback:
+            raise BadInput(
+                f"callbacks.{name}: no such callback is chosen. Choose what has it, such as callbacks=two_stage for "
+                "callbacks.switch, or give it a _target_."
+            )
     if cfg.leaks not in LEAKS:
         raise BadInput(
             f"leaks={cfg.leaks} is no answer to leaks.{meant(cfg.leaks, LEAKS, 'leaks')} Choices: {', '.join(LEAKS)}"

@@ -83,6 +83,8 @@ def evaluate(cfg: DictConfig) -> float:
     quieten()
     folders = [Path(run) for run in runs_of(cfg.run)]
     unfinished = [folder for folder in folders if not _has_ended(folder)]
+    if failed := [folder for folder in unfinished if read_status(folder).get("state") == "failed"]:
+        raise BadInput(f"{failed[0]} has failed. Leave it out by naming the others: run=[<folder>,<folder>].")
     if unfinished and cfg.split == "test":
         raise BadInput(
             f"{unfinished[0]} has not ended: for its weights nothing was chosen on validation yet. Let it end "

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raremask import BadInput, tables
+from raremask import BadInput, Fault, tables
 
 try:
     import fcntl
@@ -55,6 +55,11 @@ def write_bytes(path: Path, content: bytes | memoryview, sync: bool = True) -> N
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why a run failed, as it is noted: a message of ours as it is, another's with the name of its kind."""
+    return str(error) if isinstance(error, BadInput | Fault) else f"{type(error).__name__}: {error}"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -112,7 +117,7 @@ def status(folder: Path, earlier: float = 0.0, **facts: object) -> Iterator[dict
         raise
     except BaseException as error:
         with suppress(OSError):
-            write("failed", ended=_now(), reason=f"{type(error).__name__}: {error}")
+            write("failed", ended=_now(), reason=reason_of(error))
         raise
     seconds = round(earlier + time.monotonic() - clock, 1)
     write("done", ended=_now(), seconds=seconds, memory_gib=_peak())

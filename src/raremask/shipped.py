@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from raremask import BadInput
-from raremask.runfolder import write_bytes, write_text
+from raremask.runfolder import read_status, write_bytes, write_text
 from raremask.selection import Selection
 
 FACTS, WEIGHTS = "model.json", "model.safetensors"
@@ -111,6 +111,8 @@ def find(path: Path) -> Path:
     for folder in (path / "model", path):
         if all((folder / name).is_file() for name in (FACTS, WEIGHTS)):
             return folder
+    if read_status(path).get("state") == "failed":
+        raise BadInput(f"{path} has no model/: its training has failed. Leave it out by naming the others.")
     if (path / ".hydra" / "config.yaml").is_file():
         raise BadInput(f"{path} has no model/ yet: its training has not ended. Go on with train.py resume={path}")
     raise BadInput(f"{path} is neither the folder of a run, nor of a model ({FACTS}, {WEIGHTS}), nor an .onnx file.")

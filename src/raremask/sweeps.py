@@ -15,6 +15,7 @@ Who goes on with what, and where that is decided (training then takes the last c
 import math
 import os
 import platform
+import signal
 import sys
 import traceback
 from collections import Counter
@@ -30,10 +31,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from raremask import BadInput, Fault
 from raremask.commandline import check, program
-from raremask.runfolder import SIGN, STATUS, alive, begun, read_status, write_table
+from raremask.runfolder import SIGN, STATUS, alive, begun, read_status, reason_of, write_table, write_text
 from raremask.settings import NO_OTHER_RUN, flat
 
 LEDGER = "ledger.csv"
+REFUSED = ".refused"  # ends the name of a file beside the folders of jobs: why one of them could not begin
+KILLED = ("TerminatedWorkerError", "UncompletedJobError")  # of joblib and of submitit, if a job vanishes
 #: What a run leaves that has not ended an epoch; whatever else lies in its folder is someone's.
 LEFT = (STATUS, "split.csv", "auto.json", "receipt.json", "leaks.csv", "stopped.json", "metrics.csv")
 LEFT_BELOW = ("figures/leaks.png", "tensorboard/events.out.tfevents.*")
@@ -58,7 +61,9 @@ def run(cfg: DictConfig, train: Callable[[DictConfig, bool], float]) -> float:
         BadInput: If the folder holds a run of another config.
     """
     folder = Path(cfg.folder)
+    refused = folder.with_name(f"{folder.name}{REFUSED}")
     try:
+        refused.unlink(missing_ok=True)
         what, why = decide(cfg, folder)
         if what == "skip":
             print(f"{folder.name}: {why}")
@@ -73,6 +78,8 @@ def run(cfg: DictConfig, train: Callable[[DictConfig, bool], float]) -> float:
         if not isinstance(error, BadInput | Fault):
             traceback.print_exc()
         print(f"\n{folder.name} failed: {error}\n", file=sys.stderr, flush=True)  # now, not after the last job
+        if not read_status(folder):
+            write_text(refused, f"{reason_of(error)}\n")
         error.shown = True  # type: ignore[attr-defined]  # a mark, whatever kind of error it is
         raise
     finally:
@@ -119,7 +126,7 @@ def decide(cfg: DictConfig, folder: Path) -> tuple[str, str]:
     if facts["state"] == "running" and alive(folder):
         return "skip", f"is being trained by process {facts['process']} on {facts['host']}{_or_was(folder, facts)}"
     if facts["state"] == "failed" and not cfg.retry:
-        return "skip", f"has failed before ({facts['reason']}); retry=true tries again"
+        return "skip", f"has failed before ({_line(facts['reason'])}); retry=true tries again"
     if begun(folder):
         return "resume", "goes on from its last checkpoint"
     return "anew", "starts anew: no epoch had ended"
@@ -160,11 +167,20 @@ def write_ledger(sweep: Path) -> list[dict[str, Any]]:
             continue  # taken away just now
         keys = ("state", "best", "epochs", "seconds", "started", "ended", "reason", "collapsed")
         rows.append({"job": file.parent.name} | {key: facts[key] for key in keys if key in facts})
+        if "reason" in facts:
+            rows[-1]["reason"] = _line(facts["reason"])
         if facts["state"] == "running" and not alive(file.parent):
             rows[-1]["state"] = "interrupted"
+    for file in sorted(sweep.glob(f"*{REFUSED}")):
+        rows.append({"job": file.name.removesuffix(REFUSED), "state": "refused", "reason": _line(file.read_text())})
     if rows:
         write_table(sweep / LEDGER, rows)
     return rows
+
+
+def _line(reason: str) -> str:
+    """The first line of a reason: a table has no room for more."""
+    return (reason.splitlines() or [""])[0]
 
 
 class Sweep(Callback):
@@ -173,8 +189,13 @@ class Sweep(Callback):
     folder: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **more: Any) -> None:
-        """Remember."""
+        """Remember; and where other processes train, end with them if the system asks: here nobody else would hear."""
         Sweep.folder = Path(config.hydra.sweep.dir)
+        if config.hydra.launcher._target_.endswith(".BasicLauncher"):  # whose jobs are of this process, and hear
+            return
+        for name in ("SIGTERM", "SIGUSR1"):
+            if hasattr(signal, name):  # Windows has no SIGUSR1
+                signal.signal(getattr(signal, name), lambda *_: sys.exit(75))
 
 
 @contextmanager
@@ -184,12 +205,19 @@ def told() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if Sweep.folder is None or not getattr(error, "shown", False):
+        if Sweep.folder is not None and type(error).__name__ in KILLED:
+            print(
+                f"\nA job was killed from outside, such as for want of memory ({type(error).__name__}). The same "
+                f"command with sweep={Sweep.folder.name} goes on.",
+                file=sys.stderr,
+            )
+        elif Sweep.folder is None or not getattr(error, "shown", False):
             raise
         failed = True  # said when it happened
     except (KeyboardInterrupt, SystemExit):
         if Sweep.folder is not None:
             print(f"\nInterrupted. The same command with sweep={Sweep.folder.name} goes on.", file=sys.stderr)
+            write_ledger(Sweep.folder)
         raise
     if Sweep.folder is None:
         return

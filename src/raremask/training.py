@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from raremask import BadInput, __version__, description, faults
-from raremask.building import AUTO, build, build_trainer, check_trainer, choices_of, load_config
+from raremask.building import AUTO, build, build_trainer, check_targets, check_trainer, choices_of, load_config
 from raremask.callbacks import LossSwitch
 from raremask.checkpoints import newest
 from raremask.commandline import program
@@ -109,6 +109,9 @@ def _train(
     """
     folder = Path(cfg.folder)
     check_trainer(cfg.trainer)  # before images are read
+    if is_job() and "ddp" in str(cfg.trainer.get("strategy")):
+        raise BadInput("A multirun trains with one process per job. With trainer=ddp, start its jobs one by one.")
+    _warn_of_strangers(cfg, folder)
     data, module = build(cfg, folder)
     digest = data_digest([picture for _, picture in data.pictures()])
     if last is None:
@@ -122,8 +125,6 @@ def _train(
     trainer = build_trainer(cfg.trainer, callbacks=callbacks, logger=loggers)
     if trainer.is_global_zero:
         _keep_changes(cfg, folder)
-    if trainer.world_size > 1 and is_job():
-        raise BadInput("A multirun trains with one process per job. With trainer=ddp, start its jobs one by one.")
     for loss in (module.loss, *(callback.loss for callback in callbacks if isinstance(callback, LossSwitch))):
         warn_of_empty_masks(loss, data.empty_share())
     if trainer.is_global_zero:
@@ -160,6 +161,15 @@ def _train(
     results |= {"best": monitored, "epochs": trainer.current_epoch}
     say_what_came_out(folder, module.empty, judged["test"], choice.selection)
     return monitored
+
+
+@rank_zero_only
+def _warn_of_strangers(cfg: DictConfig, folder: Path) -> None:
+    """Say at once if the run asks for classes that would not be made again from its folder."""
+    try:
+        check_targets(OmegaConf.to_container(cfg), folder / ".hydra" / "config.yaml")
+    except BadInput as error:
+        warnings.warn(f"As it is, this run can neither be resumed nor scored again: {error}", stacklevel=2)
 
 
 @contextmanager

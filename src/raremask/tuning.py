@@ -49,6 +49,11 @@ def tune(cfg: DictConfig) -> float:
     if OmegaConf.select(cfg, "trainer.strategy", default="auto") != "auto":
         raise BadInput("A search trains in one process, one trial after another: leave trainer=ddp away.")
     folder, chosen = Path(str(cfg.folder)), HydraConfig.get()
+    if "callbacks" not in chosen.runtime.choices:
+        raise BadInput(
+            "callbacks=[...]: a search takes one choice. Put the list into a file, conf/callbacks/<name>.yaml with "
+            "`defaults: [two_stage, ema]`, and choose that."
+        )
     for typed in chosen.overrides.task:
         if re.split(r"[.=]", typed.lstrip("+~"), maxsplit=1)[0] in OF_A_RUN:
             raise BadInput(f"{typed}: a search does nothing with it. Train the recipe that it finds with it.")

@@ -143,4 +143,9 @@ def _few_groups(compared: Table) -> Iterator[str]:
 
 
 def _names(runs: Sequence[Run]) -> str:
-    return some([f"{run.label} seed {run.seed}" + f" ({run.state}: {run.reason})" * bool(run.reason) for run in runs])
+    names = []
+    for run in runs:
+        fold = "" if run.fold is None else f" fold {run.fold}"
+        why = f" ({run.state}: {run.reason.splitlines()[0]})" if run.reason else ""
+        names.append(f"{run.label} seed {run.seed}{fold}{why}")
+    return some(names)

@@ -248,10 +248,16 @@ def merged(runs: Sequence[Run]) -> Merged:
         rows = found.setdefault((run.label, run.seed), {})
         if doubled := rows.keys() & run.rows.keys():
             same = (one for one in runs if (one.label, one.seed) == (run.label, run.seed))
-            other = next(one.folder for one in same if one.rows.keys() & run.rows.keys())
+            other = next(one for one in same if one.rows.keys() & run.rows.keys())
+            why = f"tested on {len(doubled)} of the same images. Leave one out: "
+            if other.fold != run.fold:
+                why = (
+                    f"of folds {other.fold} and {run.fold}, whose test images are the same, as the dataset fixes "
+                    "them. Compare the runs of one fold: "
+                )
             raise BadInput(
-                f"{other} and {run.folder} are both runs of {run.label} with seed {run.seed}, tested on {len(doubled)} "
-                "of the same images. Leave one out: runs=[<folder>,<folder>] names those to compare."
+                f"{other.folder} and {run.folder} are both runs of {run.label} with seed {run.seed}, {why}"
+                "runs=[<folder>,<folder>] names those to compare."
             )
         rows.update(run.rows)
     if not found:
