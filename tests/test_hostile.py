@@ -18,7 +18,7 @@ import yaml
 from conftest import ROOT, TINY, saved, square
 from raremask import BadInput, checkpoints, shipped
 from raremask.archives import unpack
-from raremask.building import _is_known, load_config, network
+from raremask.building import _is_known, check_targets, load_config, network
 from raremask.data.readers import read_image
 from raremask.runfolder import write_table
 from raremask.runlengths import RunLengths
@@ -191,8 +191,11 @@ def test_classes_of_one_s_own_are_made_where_the_environment_names_their_module(
     refused(lambda: load_config(folder))
     monkeypatch.setenv("RAREMASK_TRUST", "other, minedays")
     assert load_config(folder).loss._target_ == "minedays.Plain"
-    with pytest.raises(BadInput, match="weights"):  # those of another network, but it was made
+    with pytest.raises(BadInput, match="Does it belong"):  # the weights are another's, but it was made
         network(folder / "model", model)
+    monkeypatch.setenv("RAREMASK_TRUST", "gone")
+    model = replace(model, network={"_target_": "gone.Net"})
+    assert "is its folder on PYTHONPATH?" in refused(lambda: check_targets(model.network, folder))
 
 
 @pytest.mark.parametrize(

@@ -179,36 +179,60 @@ def test_a_failing_job_is_told_at_once_and_does_not_stop_the_others(tmp_path):
     assert "Traceback" not in again.stderr
 
 
-def test_a_job_that_cannot_begin_is_counted_and_begins_when_it_can(tmp_path):
-    settings = ("callbacks=default,two_stage", "trainer.max_epochs=2", "+callbacks.switch.epoch=1")
+def test_a_job_that_is_refused_stands_in_the_ledger_until_it_can_begin(tmp_path, monkeypatch):
+    cfg = OmegaConf.merge(CONFIG, {"folder": str(tmp_path / "job")})
+    monkeypatch.setattr(sweeps, "check", refuse)
+    with pytest.raises(BadInput):
+        sweeps.run(cfg, lambda *_: 0.5)
+    assert write_ledger(tmp_path) == [{"job": "job", "state": "refused", "reason": "no such folder"}]
+    monkeypatch.setattr(sweeps, "check", lambda cfg: None)
+    assert sweeps.run(cfg, lambda *_: 0.5) == 0.5
+    assert write_ledger(tmp_path) == []
+
+
+def refuse(cfg):
+    raise BadInput("no such folder\nand more that a table has no room for")
+
+
+def test_a_sweep_counts_jobs_that_are_refused(tmp_path):
+    settings = ("callbacks=default,two_stage", "trainer.max_epochs=2", "++callbacks.switch.epoch=1")
     done = sweep(tmp_path, *settings)  # without two_stage there is nothing to switch
     assert done.returncode == 1
     assert "1 done, 1 refused" in done.stdout
     assert "callbacks.switch: no such callback is chosen" in done.stdout
     assert len(folders(tmp_path)) == 1
-    (file,) = (tmp_path / "outputs" / "sweeps" / "s").glob("*.refused")
-    assert "callbacks.switch" in file.read_text()
 
 
-def killed_or_told(tmp_path, how):
-    """Send a signal while jobs train in other processes, to one of them or to the one that launched them."""
+def killed_or_told(tmp_path, whom, how):
+    """Send a signal while jobs train in other processes; return the exit code, and what was said."""
     settings = ("seed=0,1", "trainer.max_epochs=400", "++callbacks.early_stopping.patience=400")
     process = sweep(tmp_path, *settings, wait=False, launcher="parallel", stderr=subprocess.PIPE)
-    for _ in range(900):
-        time.sleep(0.1)
-        if len(folders(tmp_path)) == 2 and all((folder / "metrics.csv").is_file() for folder in folders(tmp_path)):
-            break
-    os.kill(process.pid if how == signal.SIGTERM else read_status(folders(tmp_path)[0])["process"], how)
-    return process.wait(timeout=120), process.stderr.read()
+    try:
+        for _ in range(1800):
+            time.sleep(0.1)
+            if sum((folder / "metrics.csv").is_file() for folder in folders(tmp_path)) == 2:
+                break
+        else:
+            pytest.fail("two jobs should have ended an epoch by now")
+        job = read_status(folders(tmp_path)[0])["process"]
+        os.kill(process.pid if whom == "sweep" else job, how)
+        said = process.communicate(timeout=120)[1]
+        return process.returncode, said
+    finally:
+        process.kill()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None, reason="needs the plugin")
 @pytest.mark.parametrize(
-    ("how", "code", "words"),
-    [(signal.SIGKILL, 1, "A job was killed from outside"), (signal.SIGTERM, 75, "Interrupted.")],
+    ("whom", "how", "code", "words"),
+    [
+        ("job", signal.SIGKILL, 1, "A job was killed from outside"),
+        ("job", signal.SIGTERM, 75, "Interrupted."),
+        ("sweep", signal.SIGTERM, 75, "Interrupted."),
+    ],
 )
-def test_a_parallel_sweep_ends_in_words_when_a_process_is_killed_or_told_to_end(tmp_path, how, code, words):
-    returned, said = killed_or_told(tmp_path, how)
+def test_a_parallel_sweep_ends_in_words_when_a_process_is_killed_or_told_to_end(tmp_path, whom, how, code, words):
+    returned, said = killed_or_told(tmp_path, whom, how)
     assert returned == code
     assert words in said
     assert "The same command with sweep=s goes on" in said
@@ -234,8 +258,8 @@ def test_every_launcher_gives_the_scores_of_the_serial_one(tmp_path, launcher):
     tables = []
     for name in ("basic", launcher):
         (tmp_path / name).mkdir()
-        both = ("loss=dice,dynamit", "seed=0,1", "trainer.max_epochs=1", "dataset.workers=1")
-        done = sweep(tmp_path / name, *both, launcher=name)
+        settings = ("loss=dice,dynamit", "seed=0,1", "trainer.max_epochs=1", "dataset.workers=1")
+        done = sweep(tmp_path / name, *settings, launcher=name)
         assert done.returncode == 0, done.stderr
         assert "4 done" in done.stdout
         assert "Warning" not in done.stderr

@@ -142,6 +142,11 @@ def test_settings_of_the_data_are_searched_with_data_made_of_them(command, tmp_p
     assert all(asked == used for asked, used in seen)
 
 
+def test_a_list_of_callbacks_is_refused_with_the_way_to_have_them(command, tmp_path):
+    with pytest.raises(BadInput, match=r"a search takes one choice.* conf/callbacks/<name>.yaml"):
+        command("tune.py", *TINY, "callbacks=[two_stage,ema]", "trainer.max_epochs=30", f"folder={tmp_path}")
+
+
 def test_a_setting_that_is_none_is_refused(command, tmp_path):
     space = json.dumps({"optimizer.rate": {"low": 1, "high": 2}}).replace('"', "")
     with pytest.raises(BadInput, match=r"space: optimizer.rate is not a setting of this run"):

@@ -46,9 +46,8 @@ TARGETS = (
 PLAIN_REFERENCE = re.compile(r"(?<!\\)\$\{(?:[\w.]+|(?:oc\.env|now|hydra):[^${}\\]*)\}")
 PRECISIONS = ("auto", "32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")
 NETWORKS = ("raremask.nets", "segmentation_models_pytorch")  # what a model from elsewhere may be made of
-TRUST = (
-    "RAREMASK_TRUST"  # in the environment: modules of the user's own, between commas, whose classes may be made, too
-)
+#: In the environment: modules of the user's own, between commas, whose classes may be made, too.
+TRUST = "RAREMASK_TRUST"
 
 
 def load_config(folder: Path) -> DictConfig:
@@ -115,8 +114,7 @@ def check_targets(node: Any, file: Path) -> None:
             raise BadInput(
                 f"{file} asks for {node['_target_']!r}. From the folder of a run only classes of raremask, "
                 "torch.nn, torch.optim, segmentation_models_pytorch, albumentations and some of lightning.pytorch are "
-                "made: anything else could run what someone put there. What is your own is named in the environment: "
-                f"{TRUST}=<module>."
+                f"made: anything else could run what someone put there. {_way_in(node['_target_'])}"
             )
         node = list(node.values())
     if isinstance(node, list):
@@ -143,6 +141,13 @@ def _is_inside(name: str, places: Sequence[str]) -> bool:
     """Whether a class or module is in one of these packages, or in one that the user trusts."""
     own = [place.strip() for place in os.environ.get(TRUST, "").split(",") if place.strip()]
     return any(name == place or name.startswith(f"{place}.") for place in (*places, *own))
+
+
+def _way_in(target: object) -> str:
+    """Say how a class of the user's own is made."""
+    if isinstance(target, str) and _is_inside(target, ()):
+        return f"{TRUST} names its module, but there is no such class to import: is its folder on PYTHONPATH?"
+    return f"What is your own is named in the environment: {TRUST}=<module>."
 
 
 def build(
@@ -272,8 +277,6 @@ def check_trainer(cfg: DictConfig) -> None:
         )
     if cfg.get("max_steps", -1) != -1:
         raise BadInput("trainer.max_steps would end within an epoch, unvalidated. Set trainer.max_epochs.")
-    if cfg.get("limit_predict_batches") not in (None, 1.0) or isinstance(cfg.get("limit_predict_batches"), int):
-        raise BadInput("trainer.limit_predict_batches must stay: once trained, all images are scored.")
     if cfg.get("limit_val_batches") == 0:
         raise BadInput("trainer.limit_val_batches must be more than 0: validation chooses the checkpoint.")
     if cfg.get("use_distributed_sampler", True):
@@ -341,8 +344,7 @@ def network(place: Path, model: Shipped) -> nn.Module:
         raise BadInput(f"{place}: there is no network {target}; of another version?") from error
     if not (issubclass(kind, nn.Module) and _is_inside(kind.__module__, NETWORKS)):  # raremask.nets.torch is a way out
         raise BadInput(
-            f"{place}: a network is made by a class in {' or '.join(NETWORKS)}; got {target}. What is your own is "
-            f"named in the environment: {TRUST}=<module>."
+            f"{place}: a network is made by a class in {' or '.join(NETWORKS)}; got {target}. {_way_in(target)}"
         )
     try:
         net = kind(**arguments)

@@ -181,10 +181,10 @@ def _check(cfg: DictConfig, command: str) -> None:
     _check_figures(cfg.figures)
     if missing := [name for name in (*GROUPS, "trainer") if cfg.get(name) is None]:
         raise BadInput(f"{missing[0]} cannot be left out: a run needs one. conf/{missing[0]} has the choices.")
-    if missing := [name for name in NEEDED if name not in cfg.callbacks]:
+    if missing := [name for name in NEEDED if cfg.callbacks.get(name) is None]:
         raise BadInput(f"callbacks.{missing[0]} cannot be left out: a run needs what it writes.")
     for name, callback in cfg.callbacks.items():
-        if callback is not None and "_target_" not in callback:
+        if callback is not None and not (OmegaConf.is_dict(callback) and "_target_" in callback):
             raise BadInput(
                 f"callbacks.{name}: no such callback is chosen. Choose what has it, such as callbacks=two_stage for "
                 "callbacks.switch, or give it a _target_."

@@ -83,12 +83,11 @@ def evaluate(cfg: DictConfig) -> float:
     quieten()
     folders = [Path(run) for run in runs_of(cfg.run)]
     unfinished = [folder for folder in folders if not _has_ended(folder)]
-    if failed := [folder for folder in unfinished if read_status(folder).get("state") == "failed"]:
-        raise BadInput(f"{failed[0]} has failed. Leave it out by naming the others: run=[<folder>,<folder>].")
     if unfinished and cfg.split == "test":
         raise BadInput(
-            f"{unfinished[0]} has not ended: for its weights nothing was chosen on validation yet. Let it end "
-            f"({program('train')} resume={unfinished[0]}), or look at validation: split=val."
+            f"{unfinished[0]} has {'failed' if read_status(unfinished[0]).get('state') == 'failed' else 'not ended'}: "
+            f"for its weights nothing was chosen on validation yet. Let it end ({program('train')} "
+            f"resume={unfinished[0]}), leave it out by naming the others, or look at validation: split=val."
         )
     places = {"data_dir": cfg.data_dir} | {f"dataset.{key}": place for key, place in cfg.dataset.items()}
     runs = _finished(folders, cfg.checkpoint, {key: place for key, place in places.items() if place is not None})

@@ -140,9 +140,10 @@ def to_native(probability: Tensor, size: tuple[int, int], box: tuple[int, int, i
 def sharing_cores(images: int) -> Iterator[ThreadPoolExecutor]:
     """Give threads that take an image each, with an equal share of the cores that PyTorch computes with.
 
-    For networks on the CPU: a batch goes through them one operation after the other, and at each the cores wait for the
-    last of them. A folder of images took 1.22 of the time of the network alone before, and takes .97 so, reading and
-    writing included (docs/performance.md, prediction).
+    Of networks on a GPU the threads read, finish and write images. On the CPU they also compute: a batch goes through a
+    network one operation after the other, and at each the cores wait for the last of them. A folder of images took 1.22
+    of the time of the network alone before, and takes .97 so, reading and writing included (docs/performance.md,
+    prediction).
 
     Args:
         images: How many there are at once; there are no more threads than that, nor than cores.

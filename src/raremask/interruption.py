@@ -44,6 +44,10 @@ class Interrupted(SystemExit):
         super().__init__(CODES[asked])
         self.asked = asked
 
+    def __reduce__(self) -> tuple:
+        """Go on to another process as what it is: joblib carries what a job raises."""
+        return type(self), (self.asked,)
+
 
 class Interruption(Callback):
     """Hears signals, and ends a training after its current step; outside of training at once.

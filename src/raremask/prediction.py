@@ -47,7 +47,7 @@ class Painter:
     model: Shipped
     postprocess: Step
     peaks: list[int] = field(default_factory=list)
-    turn: AbstractContextManager = field(default_factory=nullcontext)  # to compute: on a GPU one thread at a time
+    turn: AbstractContextManager = field(default_factory=nullcontext)
 
     def __call__(self, file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return image `(h, w, C)` uint8, probability `(h, w)` float32 and mask `(h, w)` boolean, at native size.

@@ -57,11 +57,6 @@ def write_bytes(path: Path, content: bytes | memoryview, sync: bool = True) -> N
         raise
 
 
-def reason_of(error: BaseException) -> str:
-    """Return why a run failed, as it is noted: a message of ours as it is, another's with the name of its kind."""
-    return str(error) if isinstance(error, BadInput | Fault) else f"{type(error).__name__}: {error}"
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text file, UTF-8, in the same way; line ends stay as they are."""
     write_bytes(path, text.encode())
@@ -77,6 +72,16 @@ def write_figure(path: Path, figure: "Figure", dpi: int) -> None:
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write rows as CSV, see :func:`raremask.tables.text`."""
     write_text(path, tables.text(rows))
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why a run failed, as it is noted: a message of ours as it is, another's with the name of its kind."""
+    return str(error) if isinstance(error, BadInput | Fault) else f"{type(error).__name__}: {error}"
+
+
+def first_line(reason: object) -> str:
+    """Return as much of a reason as a table has room for; the folder may be someone's, and anything its reason."""
+    return (str(reason or "").splitlines() or [""])[0]
 
 
 @contextmanager

@@ -111,10 +111,12 @@ def find(path: Path) -> Path:
     for folder in (path / "model", path):
         if all((folder / name).is_file() for name in (FACTS, WEIGHTS)):
             return folder
-    if read_status(path).get("state") == "failed":
-        raise BadInput(f"{path} has no model/: its training has failed. Leave it out by naming the others.")
     if (path / ".hydra" / "config.yaml").is_file():
-        raise BadInput(f"{path} has no model/ yet: its training has not ended. Go on with train.py resume={path}")
+        ended = "failed" if read_status(path).get("state") == "failed" else "not ended"
+        raise BadInput(
+            f"{path} has no model/ yet: its training has {ended}. Go on with train.py resume={path}, or leave it out "
+            "by naming the others."
+        )
     raise BadInput(f"{path} is neither the folder of a run, nor of a model ({FACTS}, {WEIGHTS}), nor an .onnx file.")
 
 

@@ -31,11 +31,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from raremask import BadInput, Fault
 from raremask.commandline import check, program
-from raremask.runfolder import SIGN, STATUS, alive, begun, read_status, reason_of, write_table, write_text
+from raremask.runfolder import (
+    SIGN,
+    STATUS,
+    alive,
+    begun,
+    first_line,
+    read_status,
+    reason_of,
+    write_table,
+    write_text,
+)
 from raremask.settings import NO_OTHER_RUN, flat
 
 LEDGER = "ledger.csv"
 REFUSED = ".refused"  # ends the name of a file beside the folders of jobs: why one of them could not begin
+ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))  # Windows has but one
 KILLED = ("TerminatedWorkerError", "UncompletedJobError")  # of joblib and of submitit, if a job vanishes
 #: What a run leaves that has not ended an epoch; whatever else lies in its folder is someone's.
 LEFT = (STATUS, "split.csv", "auto.json", "receipt.json", "leaks.csv", "stopped.json", "metrics.csv")
@@ -78,8 +89,9 @@ def run(cfg: DictConfig, train: Callable[[DictConfig, bool], float]) -> float:
         if not isinstance(error, BadInput | Fault):
             traceback.print_exc()
         print(f"\n{folder.name} failed: {error}\n", file=sys.stderr, flush=True)  # now, not after the last job
-        if not read_status(folder):
-            write_text(refused, f"{reason_of(error)}\n")
+        with suppress(OSError):
+            if not read_status(folder):
+                write_text(refused, f"{reason_of(error)}\n")
         error.shown = True  # type: ignore[attr-defined]  # a mark, whatever kind of error it is
         raise
     finally:
@@ -126,7 +138,7 @@ def decide(cfg: DictConfig, folder: Path) -> tuple[str, str]:
     if facts["state"] == "running" and alive(folder):
         return "skip", f"is being trained by process {facts['process']} on {facts['host']}{_or_was(folder, facts)}"
     if facts["state"] == "failed" and not cfg.retry:
-        return "skip", f"has failed before ({_line(facts['reason'])}); retry=true tries again"
+        return "skip", f"has failed before ({first_line(facts['reason'])}); retry=true tries again"
     if begun(folder):
         return "resume", "goes on from its last checkpoint"
     return "anew", "starts anew: no epoch had ended"
@@ -168,19 +180,18 @@ def write_ledger(sweep: Path) -> list[dict[str, Any]]:
         keys = ("state", "best", "epochs", "seconds", "started", "ended", "reason", "collapsed")
         rows.append({"job": file.parent.name} | {key: facts[key] for key in keys if key in facts})
         if "reason" in facts:
-            rows[-1]["reason"] = _line(facts["reason"])
+            rows[-1]["reason"] = first_line(facts["reason"])
         if facts["state"] == "running" and not alive(file.parent):
             rows[-1]["state"] = "interrupted"
     for file in sorted(sweep.glob(f"*{REFUSED}")):
-        rows.append({"job": file.name.removesuffix(REFUSED), "state": "refused", "reason": _line(file.read_text())})
+        with suppress(FileNotFoundError):  # the job begins just now
+            why = first_line(file.read_text(encoding="utf-8"))
+            job = file.name.removesuffix(REFUSED)
+            if job not in {row["job"] for row in rows}:  # or another command trains it
+                rows.append({"job": job, "state": "refused", "reason": why})
     if rows:
         write_table(sweep / LEDGER, rows)
     return rows
-
-
-def _line(reason: str) -> str:
-    """The first line of a reason: a table has no room for more."""
-    return (reason.splitlines() or [""])[0]
 
 
 class Sweep(Callback):
@@ -189,13 +200,18 @@ class Sweep(Callback):
     folder: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **more: Any) -> None:
-        """Remember; and where other processes train, end with them if the system asks: here nobody else would hear."""
-        Sweep.folder = Path(config.hydra.sweep.dir)
-        if config.hydra.launcher._target_.endswith(".BasicLauncher"):  # whose jobs are of this process, and hear
-            return
-        for name in ("SIGTERM", "SIGUSR1"):
-            if hasattr(signal, name):  # Windows has no SIGUSR1
-                signal.signal(getattr(signal, name), lambda *_: sys.exit(75))
+        """Remember; and where joblib's processes train, end with them if the system asks: nobody else hears it here."""
+        Sweep.folder, launcher = Path(config.hydra.sweep.dir), config.hydra.launcher
+        if launcher._target_.endswith(".JoblibLauncher") and launcher.n_jobs != 1:  # which is this process
+            for one in ENDS:
+                signal.signal(one, _end)
+
+
+def _end(*_: object) -> None:
+    """Exit; joblib then ends its processes, and another signal must not break that off."""
+    for one in ENDS:
+        signal.signal(one, signal.SIG_IGN)
+    sys.exit(75)
 
 
 @contextmanager
@@ -206,18 +222,16 @@ def told() -> Iterator[None]:
         yield
     except Exception as error:
         if Sweep.folder is not None and type(error).__name__ in KILLED:
-            print(
-                f"\nA job was killed from outside, such as for want of memory ({type(error).__name__}). The same "
-                f"command with sweep={Sweep.folder.name} goes on.",
-                file=sys.stderr,
-            )
+            why = f"A job was killed from outside, such as for want of memory ({type(error).__name__})."
+            print(f"\n{why} {_goes_on(Sweep.folder)}", file=sys.stderr)
         elif Sweep.folder is None or not getattr(error, "shown", False):
             raise
         failed = True  # said when it happened
     except (KeyboardInterrupt, SystemExit):
         if Sweep.folder is not None:
-            print(f"\nInterrupted. The same command with sweep={Sweep.folder.name} goes on.", file=sys.stderr)
-            write_ledger(Sweep.folder)
+            print(f"\nInterrupted. {_goes_on(Sweep.folder)}", file=sys.stderr)
+            with suppress(OSError):
+                write_ledger(Sweep.folder)
         raise
     if Sweep.folder is None:
         return
@@ -236,9 +250,13 @@ def told() -> Iterator[None]:
     if states["running"]:
         print(
             "What still runs was left to another process. If that has died on another machine, it shows within "
-            f"{SIGN // 60} minutes; then the same command with sweep={Sweep.folder.name} goes on."
+            f"{SIGN // 60} minutes; then go on. {_goes_on(Sweep.folder)}"
         )
         sys.exit(75)
+
+
+def _goes_on(sweep: Path) -> str:
+    return f"The same command with sweep={sweep.name} goes on."
 
 
 def ledger_text(rows: list[dict[str, Any]]) -> str:

@@ -109,8 +109,6 @@ def _train(
     """
     folder = Path(cfg.folder)
     check_trainer(cfg.trainer)  # before images are read
-    if is_job() and "ddp" in str(cfg.trainer.get("strategy")):
-        raise BadInput("A multirun trains with one process per job. With trainer=ddp, start its jobs one by one.")
     _warn_of_strangers(cfg, folder)
     data, module = build(cfg, folder)
     digest = data_digest([picture for _, picture in data.pictures()])
@@ -125,6 +123,8 @@ def _train(
     trainer = build_trainer(cfg.trainer, callbacks=callbacks, logger=loggers)
     if trainer.is_global_zero:
         _keep_changes(cfg, folder)
+    if trainer.world_size > 1 and is_job():
+        raise BadInput("A multirun trains with one process per job. With trainer=ddp, start its jobs one by one.")
     for loss in (module.loss, *(callback.loss for callback in callbacks if isinstance(callback, LossSwitch))):
         warn_of_empty_masks(loss, data.empty_share())
     if trainer.is_global_zero:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from raremask import some
 from raremask.compare.results import BUDGET, Run, Table
 from raremask.compare.statistics import CONFIDENCE, smallest_p
+from raremask.runfolder import first_line
 
 SEEDS = 3  # fewer say hardly how much a score depends on them
 
@@ -146,6 +147,6 @@ def _names(runs: Sequence[Run]) -> str:
     names = []
     for run in runs:
         fold = "" if run.fold is None else f" fold {run.fold}"
-        why = f" ({run.state}: {run.reason.splitlines()[0]})" if run.reason else ""
+        why = f" ({run.state}: {first_line(run.reason)})" if run.reason else ""
         names.append(f"{run.label} seed {run.seed}{fold}{why}")
     return some(names)

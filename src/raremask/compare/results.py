@@ -250,7 +250,7 @@ def merged(runs: Sequence[Run]) -> Merged:
             same = (one for one in runs if (one.label, one.seed) == (run.label, run.seed))
             other = next(one for one in same if one.rows.keys() & run.rows.keys())
             why = f"tested on {len(doubled)} of the same images. Leave one out: "
-            if other.fold != run.fold:
+            if None not in (other.fold, run.fold) and other.fold != run.fold and other.rows.keys() == run.rows.keys():
                 why = (
                     f"of folds {other.fold} and {run.fold}, whose test images are the same, as the dataset fixes "
                     "them. Compare the runs of one fold: "

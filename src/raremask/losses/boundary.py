@@ -114,16 +114,16 @@ class DoU(nn.Module):
         """Return the scalar loss of `logits` and `mask`, both `(B, 1, H, W)`."""
         logits, mask = full_precision(logits, mask)
         probability, over = torch.sigmoid(logits), EACH if self.per_image else ALL
-        mismatch = F.mse_loss(probability, mask, reduction="none").sum(over) + self.smooth  # p^2 + t^2 - 2 p t, and s
+        above = F.mse_loss(probability, mask, reduction="none").sum(over) + self.smooth  # the sum of (p - t)^2, and s
         shared, area, edges = (probability * mask).sum(over), mask.sum(over), masks.edges(mask)
         edge = (edges & mask.bool()).sum(over)
-        if self.background:  # both classes at once, a row for each; the mismatch is the same for either
+        if self.background:  # both classes at once, a row for each; what is above the line is the same for either
             behind = mask.numel() / area.numel() - area
             shared = torch.stack([shared, behind - probability.sum(over) + shared])  # sum (1 - p) (1 - t)
             area = torch.stack([area, behind])
             edge = torch.stack([edge, edges.sum(over) - edge])
         rest = (2 * (edge + self.smooth) / (area + self.smooth)).clamp(min=0.2)  # 1 - alpha
-        return (mismatch / torch.addcmul(mismatch, rest, shared)).mean()
+        return (above / torch.addcmul(above, rest, shared)).mean()
 
 
 class Surface(nn.Module):

@@ -417,8 +417,8 @@ class Lovasz(nn.Module):
 
         Written out instead of as a difference of two nearly equal losses, which would lose float32's digits.
         """
-        area = mask.sum(1, keepdim=True)
-        found = area - mask.cumsum(1, dtype=torch.int32)  # intersection that is left, exact
+        area = mask.sum(1, keepdim=True, dtype=torch.int32)
+        found = (area - mask.cumsum(1, dtype=torch.int32)).to(mask.dtype)  # intersection that is left
         union = found + torch.arange(1, mask.shape[1] + 1, dtype=mask.dtype, device=mask.device)
         rises = torch.where(mask != 0, 1 / union, found / (union * (union - 1).clamp(min=1)))
         rises[:, :1] = rises[:, :1].masked_fill(area == 0, 1)
