@@ -53,7 +53,7 @@ from raremask.terminal import quieten
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "performance.md"
-GPU = ("training", "loss", "thesis", "sweep", "waits", "step")  # sections of bench_gpu.py
+GPU = ("training", "gaps", "loss", "thesis", "sweep", "waits", "step")  # sections of bench_gpu.py
 SECTIONS = ("step", "epoch", "network", "loader", "evaluation", "prediction", "start", "memory", "growth")
 THESIS = ("dataset=cvc", "dataset.batch_size=2", "dataset.workers=0", "model.base=8", "augment=thesis")
 
@@ -137,11 +137,11 @@ class Clock(Callback):
         self.between()
 
 
-def trained(cfg: DictConfig, between: Callable[[Segmenter, ImageMaskData], None]) -> Clock:
+def trained(cfg: DictConfig, between: Callable[[Segmenter, ImageMaskData], None], *more: Callback) -> Clock:
     """Train as train.py does, with all its callbacks and loggers, and time it."""
     data, module = build(cfg, Path(cfg.folder))
     clock = Clock(lambda: between(module, data))
-    callbacks = [*instantiate(cfg.callbacks).values(), clock]
+    callbacks = [*instantiate(cfg.callbacks).values(), clock, *more]
     trainer = build_trainer(cfg.trainer, callbacks=callbacks, logger=list(instantiate(cfg.logger).values()))
     trainer.fit(module, datamodule=data)
     return clock

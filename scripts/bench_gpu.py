@@ -3,10 +3,11 @@
     python scripts/bench_gpu.py [only=training,step]  # on a machine with a GPU; writes into docs/performance.md
     python scripts/bench_gpu.py try=cpu               # with small sizes on the CPU, printed only: does the script work?
 
-Sections: training, loss, thesis, sweep, waits, step; the first took two minutes on an H200. Each row is written when it
-is measured, also into the folder that $OUT names, and a section that fails leaves the others alone. Needs no data and
-no network: phantoms, and smp's U-Net with ResNet-34 without pretrained weights. Every figure is the ratio of two things
-measured in turn in one run, the median of several. Where the package is not installed, PYTHONPATH must be absolute.
+Sections: training, gaps, loss, thesis, sweep, waits, step; the first took two minutes on an H200. Each row is written
+when it is measured, also into the folder that $OUT names, and a section that fails leaves the others alone. Needs no
+data and no network: phantoms, and smp's U-Net with ResNet-34 without pretrained weights. Every figure is the ratio of
+two things measured in turn in one run, the median of several. Where the package is not installed, PYTHONPATH must be
+absolute.
 """
 
 import copy
@@ -25,6 +26,7 @@ from typing import Any
 import torch
 from bench import GPU, PAGE, ROOT, Row, composed, publish, scratch, trained
 from hydra.utils import instantiate
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -139,6 +141,62 @@ def training() -> Iterator[Row]:
         note = f"{steps * batch / ours:.0f} images/s, {1000 * ours / steps:.1f} ms a step"
         what = f"throughput of training, {batch} images {size}x{size}, augment={augment}, {workers} workers"
         yield Row(what, "the same step fed from the GPU", 0.95, ratio, True, note)
+
+
+class Trace(Callback):
+    """Notes what GPU and host do in some steps in the middle of the second epoch.
+
+    Args:
+        first: Number of the first of them.
+        number: How many.
+    """
+
+    def __init__(self, first: int, number: int):
+        self.first, self.last, self.events = first, first + number - 1, []
+        self.profile = torch.profiler.profile()  # of all devices that there are
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
+        """Begin."""
+        if trainer.current_epoch == 1 and index == self.first:
+            self.profile.__enter__()
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        """End."""
+        if trainer.current_epoch == 1 and index == self.last:
+            wait()
+            self.profile.__exit__(None, None, None)
+            self.events = sorted(self.profile.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+
+
+def gaps() -> Iterator[Row]:
+    """How much of a training the GPU works, and what the host does in the longest pauses."""
+    cases = [(32, 2, 2, "flips")] if TRY else [(256, 64, 8, "flips"), (512, 32, 12, "photo")]
+    for size, batch, workers, augment in cases:
+        trace = Trace(2 if TRY else 40, 2 if TRY else 12)
+        with scratch() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in `training`
+            data = (f"dataset.size=[{size},{size}]", f"dataset.batch_size={batch}", f"dataset.workers={workers}")
+            data += ("dataset.train=320", f"dataset.draws={1 if TRY else batch // 4}", f"augment={augment}")
+            limits = ("trainer.max_epochs=2", f"+trainer.limit_train_batches={4 if TRY else 60}")
+            cfg = settings(folder, *RESNET, *data, *limits, "loss=bce_dice")
+            trained(cfg, lambda module, data: None, trace)
+        host = [event for event in trace.events if event.device_type() == torch.profiler.DeviceType.CPU]
+        work = [event for event in trace.events if event.device_type() != torch.profiler.DeviceType.CPU]
+        work = work or [event for event in host if "convolution" in event.name()]  # something to try the script with
+        ends, pauses, busy = work[0].start_ns(), [], 0
+        for event in work:
+            start, end = event.start_ns(), event.start_ns() + event.duration_ns()
+            if start > ends:
+                pauses.append((start - ends, ends, start, event.name()))
+            busy, ends = busy + max(0, end - max(start, ends)), max(ends, end)
+        for length, since, until, name in sorted(pauses, reverse=True)[:5]:
+            doing = [event for event in host if event.start_ns() < until and event.end_ns() > since]
+            doing.sort(key=lambda event: min(event.end_ns(), until) - max(event.start_ns(), since), reverse=True)
+            print(f"{length / 1e6:.2f} ms before {name[:40]}: {', '.join(event.name()[:40] for event in doing[:8])}")
+        share = busy / (ends - work[0].start_ns())
+        note = f"{sum(length for length, *_ in pauses if length > 20_000) / 1e6:.1f} ms of pauses in 12 steps"
+        what = f"share of the time in which the GPU works, {batch} images {size}x{size}, augment={augment}"
+        yield Row(f"{what}, traced", "all of it", 0.95, share, True, note)
 
 
 def step() -> Iterator[Row]:
