@@ -50,6 +50,8 @@ def test_a_recipe_trains_and_is_scored(train_anything, data_dir, name):
     if "phantom" in cfg.dataset._target_:
         small = [*TINY[:3], *small]
     small += ["model.encoder_weights=null"] if "encoder_weights" in cfg.model else ["model.base=4", "model.levels=2"]
+    if cfg.split.fold is not None:
+        small.append("split.folds=5")
     if "switch" in cfg.callbacks:
         small.append("callbacks.switch.epoch=1")
     if "foreground_crop" in cfg.augment.steps:

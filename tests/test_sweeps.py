@@ -161,7 +161,7 @@ def test_a_sweep_that_leaves_a_job_to_another_process_says_so_and_is_not_done(tm
     done = sweep(tmp_path, *settings)
     assert done.returncode == 75
     assert "1 done, 1 running" in done.stdout
-    assert "it shows within 30 minutes; then the same command with sweep=s goes on" in done.stdout
+    assert "it shows within 30 minutes. The same command with sweep=s goes on" in done.stdout
 
 
 def test_a_failing_job_is_told_at_once_and_does_not_stop_the_others(tmp_path):

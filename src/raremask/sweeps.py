@@ -250,7 +250,7 @@ def told() -> Iterator[None]:
     if states["running"]:
         print(
             "What still runs was left to another process. If that has died on another machine, it shows within "
-            f"{SIGN // 60} minutes; then go on. {_goes_on(Sweep.folder)}"
+            f"{SIGN // 60} minutes. {_goes_on(Sweep.folder)}"
         )
         sys.exit(75)
 
