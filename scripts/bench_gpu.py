@@ -172,7 +172,8 @@ def gaps() -> Iterator[Row]:
     """How much of a training the GPU works, and what the host does in the longest pauses."""
     cases = [(32, 2, 2, "flips")] if TRY else [(256, 64, 8, "flips"), (512, 32, 12, "photo")]
     for size, batch, workers, augment in cases:
-        trace = Trace(2 if TRY else 40, 2 if TRY else 12)
+        first, number = (2, 2) if TRY else (40, 12)
+        trace = Trace(first, number)
         with scratch() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as in `training`
             data = (f"dataset.size=[{size},{size}]", f"dataset.batch_size={batch}", f"dataset.workers={workers}")
@@ -194,7 +195,7 @@ def gaps() -> Iterator[Row]:
             doing.sort(key=lambda event: min(event.end_ns(), until) - max(event.start_ns(), since), reverse=True)
             print(f"{length / 1e6:.2f} ms before {name[:40]}: {', '.join(event.name()[:40] for event in doing[:8])}")
         share = busy / (ends - work[0].start_ns())
-        note = f"{sum(length for length, *_ in pauses if length > 20_000) / 1e6:.1f} ms of pauses in 12 steps"
+        note = f"{sum(length for length, *_ in pauses if length > 20_000) / 1e6:.1f} ms of pauses in {number} steps"
         what = f"share of the time in which the GPU works, {batch} images {size}x{size}, augment={augment}"
         yield Row(f"{what}, traced", "all of it", 0.95, share, True, note)
 

@@ -222,7 +222,6 @@ def killed_or_told(tmp_path, whom, how):
         process.kill()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None, reason="needs the plugin")
 @pytest.mark.parametrize(
     ("whom", "how", "code", "words"),
     [
@@ -232,6 +231,7 @@ def killed_or_told(tmp_path, whom, how):
     ],
 )
 def test_a_parallel_sweep_ends_in_words_when_a_process_is_killed_or_told_to_end(tmp_path, whom, how, code, words):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     returned, said = killed_or_told(tmp_path, whom, how)
     assert returned == code
     assert words in said

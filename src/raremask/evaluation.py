@@ -22,7 +22,7 @@ from raremask.data.base import ImageMaskData
 from raremask.inference import Predictor
 from raremask.metrics.overlap import score
 from raremask.module import Segmenter
-from raremask.runfolder import read_status, write_figure
+from raremask.runfolder import read_status, standing, write_figure
 from raremask.scoretables import beside_baselines, format_scores, largest_change, summaries
 from raremask.scoring import (
     SELECTION,
@@ -85,9 +85,9 @@ def evaluate(cfg: DictConfig) -> float:
     unfinished = [folder for folder in folders if not _has_ended(folder)]
     if unfinished and cfg.split == "test":
         raise BadInput(
-            f"{unfinished[0]} has {'failed' if read_status(unfinished[0]).get('state') == 'failed' else 'not ended'}: "
-            f"for its weights nothing was chosen on validation yet. Let it end ({program('train')} "
-            f"resume={unfinished[0]}), leave it out by naming the others, or look at validation: split=val."
+            f"{unfinished[0]} has {standing(unfinished[0])}: for its weights nothing was chosen on validation yet. "
+            f"Let it end ({program('train')} resume={unfinished[0]}), leave it out by naming the others, "
+            "or look at validation: split=val."
         )
     places = {"data_dir": cfg.data_dir} | {f"dataset.{key}": place for key, place in cfg.dataset.items()}
     runs = _finished(folders, cfg.checkpoint, {key: place for key, place in places.items() if place is not None})

@@ -84,6 +84,11 @@ def first_line(reason: object) -> str:
     return (str(reason or "").splitlines() or [""])[0]
 
 
+def standing(folder: Path) -> str:
+    """Say of a run that is not done how it stands: `failed` or `not ended`."""
+    return "failed" if read_status(folder).get("state") == "failed" else "not ended"
+
+
 @contextmanager
 def status(folder: Path, earlier: float = 0.0, **facts: object) -> Iterator[dict[str, object]]:
     """Keep `status.json` while a run goes on: running, then done, interrupted, or failed with the reason.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from raremask import BadInput
-from raremask.runfolder import read_status, write_bytes, write_text
+from raremask.runfolder import standing, write_bytes, write_text
 from raremask.selection import Selection
 
 FACTS, WEIGHTS = "model.json", "model.safetensors"
@@ -112,10 +112,9 @@ def find(path: Path) -> Path:
         if all((folder / name).is_file() for name in (FACTS, WEIGHTS)):
             return folder
     if (path / ".hydra" / "config.yaml").is_file():
-        ended = "failed" if read_status(path).get("state") == "failed" else "not ended"
         raise BadInput(
-            f"{path} has no model/ yet: its training has {ended}. Go on with train.py resume={path}, or leave it out "
-            "by naming the others."
+            f"{path} has no model/ yet: its training has {standing(path)}. Go on with train.py resume={path}, "
+            "or leave it out by naming the others."
         )
     raise BadInput(f"{path} is neither the folder of a run, nor of a model ({FACTS}, {WEIGHTS}), nor an .onnx file.")
 
