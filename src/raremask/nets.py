@@ -5,14 +5,17 @@ the same weights give the same answer wherever they are used.
 """
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from raremask import BadInput
 
@@ -89,16 +92,65 @@ class InstanceNorm(nn.Module):
     On the CPU channels-last feature maps stay so: PyTorch's instance normalisation does not know that layout, and what
     follows copies every feature map there and back, up to half of a step's time (docs/performance.md, network). A batch
     normalisation of one image is the same and does know it; but with few channels its threads write into one cache
-    line, and are slower than a copy.
+    line, and are slower than a copy. These are normalised here in float32, and copied in half precision.
     """
 
     def forward(self, features: Tensor) -> Tensor:
         """Return `features` `(B, C, H, W)`, normalised."""
-        if features.device.type != "cpu" or torch.compiler.is_exporting():
+        if features.device.type != "cpu" or torch.compiler.is_compiling():
             return F.instance_norm(features)
-        if features.shape[1] < 16:  # numbers of 4 bytes in a cache line of 64
-            return F.instance_norm(features).contiguous(memory_format=torch.channels_last)
-        return torch.cat([F.batch_norm(image, None, None, training=True) for image in features.split(1)])
+        if features.shape[1] >= 16:  # numbers of 4 bytes in a cache line of 64
+            return torch.cat([F.batch_norm(image, None, None, training=True) for image in features.split(1)])
+        if features.dtype == torch.float32:
+            return _FewNormalized.apply(features)
+        return F.instance_norm(features).contiguous(memory_format=torch.channels_last)
+
+
+class _FewNormalized(torch.autograd.Function):
+    """Instance normalisation of few channels that lie last.
+
+    Several pixels make one row, for PyTorch adds up and scales rows of a hundred numbers as fast as memory allows, and
+    rows of eight ten times slower.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        """Return `features` `(B, C, H, W)`, normalised."""
+        rows, channels = _rows(features), features.shape[1]
+        normalized = torch.empty_like(features, memory_format=torch.channels_last)
+        written = _rows(normalized)  # again and again: fresh memory takes longer than the sums
+        mean = _mean(rows, channels)
+        scale = (_mean(torch.sub(rows, mean, out=written).square_(), channels) + 1e-5).rsqrt_()
+        torch.addcmul(-mean * scale, rows, scale, out=written)
+        ctx.save_for_backward(features, mean, scale)
+        return normalized
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Return the gradient by the features."""
+        features, mean, scale = ctx.saved_tensors
+        rows, channels = _rows(gradient), features.shape[1]
+        normalized = torch.addcmul(-mean * scale, _rows(features), scale)
+        result = torch.empty_like(features, memory_format=torch.channels_last)
+        written = _rows(result)
+        along = _mean(torch.mul(rows, normalized, out=written), channels)
+        torch.addcmul(-_mean(rows, channels) * scale, rows, scale, out=written)
+        written.addcmul_(normalized, along * scale, value=-1)
+        return result
+
+
+def _rows(images: Tensor) -> Tensor:
+    """Images `(B, C, H, W)` as `(B, n, k * C)`, k pixels to a row; a view if their channels lie last."""
+    count, channels, height, width = images.shape
+    pixels = math.gcd(128 // channels, height * width)
+    return images.permute(0, 2, 3, 1).reshape(count, -1, pixels * channels)
+
+
+def _mean(rows: Tensor, channels: int) -> Tensor:
+    """The mean of each channel of each image, `(B, 1, k * C)`, once for each pixel of a row."""
+    each = rows.mean(1).unflatten(1, (-1, channels)).mean(1, keepdim=True)
+    return each.repeat(1, 1, rows.shape[2] // channels)
 
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
