@@ -136,7 +136,8 @@ class Clock(Callback):
 class BareSteps(Callback):
     """Takes, after each step of a training, a step of the loop that cannot be shorter, and times both.
 
-    In turn, because what else the machine does changes within seconds. The first step of an epoch is left out.
+    In turn, because what else the machine does changes within seconds. The first step of an epoch is left out. Without
+    workers, or they would get on with the next batch while the bare step is timed.
 
     Args:
         optimizer: Makes the optimiser from the parameters.
@@ -224,8 +225,10 @@ def opencv_as_it_comes() -> Iterator[None]:
     """With as many threads as OpenCV takes by itself, for what is not ours."""
     ours = cv2.getNumThreads()
     cv2.setNumThreads(-1)
-    yield
-    cv2.setNumThreads(ours)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(ours)
 
 
 class Plain(Dataset):

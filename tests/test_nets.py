@@ -46,11 +46,15 @@ def test_the_thesis_unet_doubles_from_64_to_1024_and_has_no_learned_normalisatio
     assert not any("bias" in name and "down" in name for name, _ in net.named_parameters())
 
 
-@pytest.mark.parametrize("channels", [5, 24])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("channels", "size"), [(1, (12, 16)), (5, (7, 9)), (8, (12, 17)), (12, (8, 8)), (24, (12, 17))]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_instance_normalisation_is_that_of_pytorch_and_stays_channels_last(dtype, channels):
+def test_instance_normalisation_is_that_of_pytorch_and_stays_channels_last(dtype, channels, size, layout):
     torch.manual_seed(0)
-    values, weight = (torch.randn(3, channels, 12, 17).mul(4).add(2).to(dtype) for _ in range(2))
+    values, weight = (torch.randn(3, channels, *size).mul(4).add(2).to(dtype) for _ in range(2))
+    weight = weight.contiguous(memory_format=layout)  # and so the gradient
     found = []
     for norm in (InstanceNorm(), nn.InstanceNorm2d(channels)):
         features = values.clone(memory_format=torch.channels_last).requires_grad_()

@@ -90,9 +90,10 @@ class InstanceNorm(nn.Module):
     """Brings every channel of every image to mean 0 and variance 1, without a learned scale.
 
     On the CPU channels-last feature maps stay so: PyTorch's instance normalisation does not know that layout, and what
-    follows copies every feature map there and back, up to half of a step's time (docs/performance.md, network). A batch
+    follows copies every feature map there and back, a third of a step's time (docs/performance.md, network). A batch
     normalisation of one image is the same and does know it; but with few channels its threads write into one cache
-    line, and are slower than a copy. These are normalised here in float32, and copied in half precision.
+    line, and are slower than a copy. These are normalised here in float32, and copied in half precision. A network that
+    is compiled or exported has PyTorch's own.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -141,9 +142,9 @@ class _FewNormalized(torch.autograd.Function):
 
 
 def _rows(images: Tensor) -> Tensor:
-    """Images `(B, C, H, W)` as `(B, n, k * C)`, k pixels to a row; a view if their channels lie last."""
+    """Images `(B, C, H, W)` as `(B, n, k * C)`, up to 16 pixels to a row; a view if their channels lie last."""
     count, channels, height, width = images.shape
-    pixels = math.gcd(128 // channels, height * width)
+    pixels = math.gcd(16, height * width)
     return images.permute(0, 2, 3, 1).reshape(count, -1, pixels * channels)
 
 
@@ -312,7 +313,7 @@ class ExactOnCpu(nn.Module):
 def _keep_depthwise_exact(net: nn.Module) -> None:
     """Compute depthwise convolutions that have a stride or more than 3x3 weights in float32, also beside bfloat16.
 
-    In bfloat16 their gradient takes oneDNN 3 to 22 times as long, and a step of an EfficientNet 1.6 times
+    In bfloat16 their gradient takes oneDNN 3 to 22 times as long, and a step of an EfficientNet 1.4 to 1.6 times
     (docs/performance.md, network). Names and weights stay what they are.
     """
     for layer in [module for module in net.modules() if isinstance(module, nn.Conv2d)]:

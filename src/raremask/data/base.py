@@ -14,7 +14,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
@@ -39,8 +38,6 @@ from raremask.data.samples import (
 )
 from raremask.data.splits import SPLITS, Split
 from raremask.distances import distance_to_other_class, thickness
-
-cv2.setNumThreads(1)  # images have threads and workers of their own; OpenCV's got into PyTorch's way, 1 % of a step
 
 #: How workers are started. It is Python's own default, named because a job of joblib has another, which starts none.
 STARTS = "fork" if sys.platform == "linux" else "spawn"
