@@ -17,9 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-cv2.setNumThreads(
-    1
-)  # workers have a core each, and beside PyTorch's threads its own cost 1 to 2 % of a step (two cores)
+# A worker has one core; and beside PyTorch's threads OpenCV's cost 1 to 2 % of a step (measured on two cores).
+cv2.setNumThreads(1)
 
 Transform = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
