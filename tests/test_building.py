@@ -3,13 +3,16 @@
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from lightning.pytorch import Trainer
 from torch import nn
 
 from conftest import ROOT, TINY
 from raremask import commandline  # noqa: F401  registers the resolvers
 from raremask.building import build
-from raremask.inference import Predictor
+from raremask.inference import Predictor, sharing_cores
 from raremask.module import Viewer, _contrast
+from raremask.scoring import _predict
+from raremask.terminal import quieten
 
 
 @pytest.fixture
@@ -75,11 +78,31 @@ def test_images_are_scored_in_tiles_if_a_run_has_some(made, tile, seen):
     data, _ = made()
     data.predicted = "test"
     received = []
-    viewer = Viewer(Predictor([Height()], tile=tile), lambda index, probability: received.append(probability.mean()))
-    viewer.predict_step(data.on_after_batch_transfer(next(iter(data.predict_dataloader())), 0), 0)
+    with sharing_cores(1) as pool:
+        viewer = Viewer(
+            Predictor([Height()], tile=tile), lambda _, probability: received.append(probability.mean()), pool
+        )
+        viewer.predict_step(data.on_after_batch_transfer(next(iter(data.predict_dataloader())), 0), 0)
+        viewer.on_predict_epoch_end()
     expected = torch.sigmoid(torch.tensor(seen / 100)).item()
     assert received == pytest.approx([expected] * len(received), abs=1e-3)
     assert received
+
+
+def test_what_goes_wrong_with_the_last_image_is_said(made):
+    quieten()
+    data, _ = made()
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    received = []
+
+    def receive(index, probability):
+        received.append(index)
+        if index == len(data.splits["test"]) - 1:
+            raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        _predict(trainer, data, [Height()], None, "test", "none", receive)
+    assert sorted(received) == list(range(len(data.splits["test"])))
 
 
 def test_contrast_is_that_of_foreground_and_background():

@@ -146,6 +146,7 @@ def test_threads_share_the_cores_and_leave_them_to_the_main_thread_afterwards(im
     torch.set_num_threads(cores)
     try:
         with sharing_cores(images) as pool:
+            assert torch.get_num_threads() == 1
             wait = Barrier(threads, timeout=60)  # all of them are there at once, and no more
             seen = list(pool.map(lambda _: (wait.wait(), get_ident(), torch.get_num_threads())[1:], range(2 * threads)))
         assert len({name for name, _ in seen}) == threads

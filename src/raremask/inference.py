@@ -143,7 +143,7 @@ def sharing_cores(images: int) -> Iterator[ThreadPoolExecutor]:
     Of networks on a GPU the threads read, finish and write images. On the CPU they also compute: a batch goes through a
     network one operation after the other, and at each the cores wait for the last of them. A folder of images took 1.22
     of the time of the network alone before, and takes .94 so, reading and writing included (docs/performance.md,
-    prediction).
+    prediction). The calling thread computes with one core meanwhile.
 
     Args:
         images: How many there are at once; there are no more threads than that, nor than cores.
@@ -151,6 +151,7 @@ def sharing_cores(images: int) -> Iterator[ThreadPoolExecutor]:
     cores = torch.get_num_threads()
     threads = max(1, min(images, cores))
     try:
+        torch.set_num_threads(1)  # or the threads behind this one wait for more to do, and keep cores busy with that
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(cores // threads,)) as pool:
             yield pool
     finally:

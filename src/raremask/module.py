@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from raremask.collapse import extremes
-from raremask.inference import Predictor, sharing_cores, to_native
+from raremask.inference import Predictor, to_native
 from raremask.metrics.gather import ImageCounts, Means, count
 from raremask.metrics.overlap import chance, shares, summary
 
@@ -183,14 +184,16 @@ class Viewer(LightningModule):
     Args:
         predictor: Gives probabilities.
         receive: Gets the index of each image and its probability `(height, width)` float32 at native size, in threads.
+        pool: The threads, see :func:`raremask.inference.sharing_cores`; two batches are in them at once.
     """
 
-    def __init__(self, predictor: Predictor, receive: Callable[[int, np.ndarray], None]):
+    def __init__(self, predictor: Predictor, receive: Callable[[int, np.ndarray], None], pool: Executor):
         super().__init__()
-        self.predictor, self.receive = predictor, receive
+        self.predictor, self.receive, self.pool = predictor, receive, pool
+        self.before: list[Future] = []  # the images of the batch before
 
     def predict_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        """Hand on the images of a batch.
+        """Send the images of a batch on their way, and wait for those of the batch before.
 
         Scoring an image keeps one core busy. On the CPU the network does so, too: then a thread takes an image all the
         way.
@@ -203,8 +206,15 @@ class Viewer(LightningModule):
             self.receive(index, probability[0, 0].float().cpu().numpy())
 
         images = (batch["image"] if on_cpu else self.predictor(batch["image"])).split(1)
-        with sharing_cores(len(images)) as pool:
-            list(pool.map(finish, images, batch["index"].tolist(), batch["size"], batch["box"]))
+        sent = zip(images, batch["index"].tolist(), batch["size"], batch["box"], strict=True)
+        before, self.before = self.before, [self.pool.submit(finish, *one) for one in sent]
+        for image in before:
+            image.result()
+
+    def on_predict_epoch_end(self) -> None:
+        """Wait for the last batch."""
+        for image in self.before:
+            image.result()
 
 
 def _contrast(probability: Tensor, mask: Tensor) -> Tensor:

@@ -199,7 +199,9 @@ def _predict(
     receive: Callable[[int, np.ndarray], None],
 ) -> None:
     data.predicted = split
-    trainer.predict(Viewer(Predictor(nets, views, tile), receive), datamodule=data, return_predictions=False)
+    with sharing_cores(min(2 * data.batch_size, len(data.splits[split]))) as pool:
+        viewer = Viewer(Predictor(nets, views, tile), receive, pool)
+        trainer.predict(viewer, datamodule=data, return_predictions=False)
 
 
 def _gathered(rows: dict[int, Any]) -> dict[int, Any]:
