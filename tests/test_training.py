@@ -219,7 +219,7 @@ def test_a_network_learns_phantoms_far_beyond_painting_nothing_or_everything(tra
     counts = read_counts(folder / "per_image_test.csv")[""]
     everything = summary(baselines(counts)["all foreground"])["dice"]
     assert everything < 0.15
-    assert summary(counts)["dice"] > 0.5
+    assert summary(counts)["dice"] > 0.4  # of six seeds .55 to .69
 
 
 def test_that_nothing_was_seen_is_said_of_the_best_of_the_run_not_of_a_stage(tmp_path, capsys):
