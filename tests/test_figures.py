@@ -115,12 +115,12 @@ def test_the_curves_leave_out_what_was_not_logged_and_mark_the_switch():
         {"epoch": 2, "train/loss": 0.4, "val/dice": 0.3, "optim/stage": 2.0},
     ]
     left, right = curves(history).axes
-    assert left.lines[0].get_xydata().tolist() == [[0, 1], [1, 0.5], [2, 0.4]]
-    assert right.lines[0].get_xydata().tolist() == [[0, 0.1], [2, 0.3]]
-    assert list(left.lines[1].get_xdata()) == [2, 2]
+    assert left.lines[0].get_xydata().tolist() == [[1, 1], [2, 0.5], [3, 0.4]]
+    assert right.lines[0].get_xydata().tolist() == [[1, 0.1], [3, 0.3]]
+    assert list(left.lines[1].get_xdata()) == [3, 3]
 
 
 def test_epochs_are_whole_numbers_even_of_a_single_one():
     for axis in curves([{"epoch": 0, "train/loss": 1.0, "val/dice": 0.1}]).axes:
-        assert 0 in axis.get_xticks()
+        assert 1 in axis.get_xticks()
         assert all(float(tick).is_integer() for tick in axis.get_xticks())

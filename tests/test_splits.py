@@ -249,6 +249,7 @@ def test_a_split_says_what_it_kept_and_what_it_drew(tmp_path):
         ({"by": "patient"}, "split.by must be group or image; got 'patient'"),
         ({"fold": 5}, "with 5 folds the last is 4; got 5"),
         ({"folds": 1}, "split.folds must be 2 or more"),
+        ({"folds": 4}, "split.folds=4 needs split.fold"),
         ({"fold": -1}, "split.fold 0 or more"),
     ],
 )

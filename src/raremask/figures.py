@@ -367,10 +367,10 @@ def histograms(panels: Sequence[tuple[str, str, Sequence[float], bool]], intensi
 
 
 def curves(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Draw the losses and the Dice scores over the epochs, with a line where `optim/stage` changes.
+    """Draw the losses and the Dice scores over the epochs, from 1, with a line where `optim/stage` changes.
 
     Args:
-        history: One mapping per epoch with `epoch` and whatever was logged; missing values are left out.
+        history: One mapping per epoch with `epoch` (from 0) and whatever was logged; missing values are left out.
 
     Returns:
         A figure that belongs to no window.
@@ -379,12 +379,12 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure:
     panels = {"Loss": ["train/loss", "val/loss"], "Dice": ["train/dice", "val/dice", "val/dice_pooled", "val/dice_fov"]}
     for axis, (title, keys) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         for key in keys:
-            points = [(row["epoch"], row[key]) for row in history if math.isfinite(row.get(key, math.nan))]
+            points = [(row["epoch"] + 1, row[key]) for row in history if math.isfinite(row.get(key, math.nan))]
             if points:
                 axis.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None, label=key)
         for before, after in itertools.pairwise(history):
             if before.get("optim/stage") != after.get("optim/stage"):
-                axis.axvline(after["epoch"], color="gray", linestyle="--", label="loss switch")
+                axis.axvline(after["epoch"] + 1, color="gray", linestyle="--", label="loss switch")
         axis.set(title=title, xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axis.grid(alpha=0.3)

@@ -141,7 +141,7 @@ def against(scores: Mapping[str, np.ndarray], panels: Sequence[tuple[str, np.nda
 
 
 def learning(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], key: str) -> Figure:
-    """Draw a logged score over the epochs: a thin line for each run, a thick one for the mean of a label.
+    """Draw a logged score over the epochs, from 1: a thin line for each run, a thick one for the mean of a label.
 
     Args:
         histories: The histories of the runs of each label.
@@ -150,7 +150,7 @@ def learning(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], k
     figure = Figure(figsize=(8, 4), layout="constrained")
     axis = figure.subplots()
     for label, look in looks(list(histories)).items():
-        lines = [[(row["epoch"], row[key]) for row in rows if key in row] for rows in histories[label]]
+        lines = [[(row["epoch"] + 1, row[key]) for row in rows if key in row] for rows in histories[label]]
         for line in filter(None, lines):
             axis.plot(*zip(*line, strict=True), linewidth=0.6, alpha=0.5, **look)
         longest = max((len(line) for line in lines), default=0)
@@ -160,7 +160,7 @@ def learning(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], k
         there = np.isfinite(padded).any(axis=0) if longest else np.zeros(0, bool)
         if there.any():
             axis.plot(
-                np.flatnonzero(there),
+                np.flatnonzero(there) + 1,
                 np.nanmean(padded[:, there], axis=0),
                 label=fill(label, WIDE),
                 linewidth=2,

@@ -33,7 +33,7 @@ class Split:
         by: `group`, or `image`: divides groups too, as older papers do, and warns.
         seed: Decides which image or group goes where; apart from the run's seed, so that runs compare.
         fold: Number of the fold, from 0, or None for no folds.
-        folds: How many folds there are.
+        folds: How many folds there are; None: 5, where `fold` is set.
         file: Takes the splits from a file instead: the `split.csv` of a run, or nnU-Net's `splits_final.json`, of which
             `fold` (None: 0) is taken. There, as nnU-Net chooses nothing on it, a fold's `val` tests and a fifth of its
             `train` validates, unless the dataset has a test split of its own.
@@ -43,14 +43,22 @@ class Split:
     """
 
     def __init__(
-        self, by: str = "group", seed: int = 0, fold: int | None = None, folds: int = 5, file: str | None = None
+        self,
+        by: str = "group",
+        seed: int = 0,
+        fold: int | None = None,
+        folds: int | None = None,
+        file: str | None = None,
     ):
+        asked, folds = folds is not None, 5 if folds is None else folds
         if not all(isinstance(number, int) for number in (seed, folds, fold or 0)):
             raise ValueError(f"split.seed, folds and fold must be whole numbers; got {seed}, {folds} and {fold}")
         if by not in ("group", "image"):
             raise ValueError(f"split.by must be group or image; got {by!r}")
         if folds < 2 or (fold is not None and fold < 0):
             raise ValueError(f"split.folds must be 2 or more, split.fold 0 or more; got {folds} and {fold}")
+        if asked and fold is None and file is None:
+            raise ValueError(f"split.folds={folds} needs split.fold, the one that tests: split.fold=0,1,... and -m")
         if file is not None and fold is not None and Path(file).suffix.lower() != ".json":
             raise ValueError("split.file holds one split; split.fold is of nnU-Net's splits_final.json, or of no file")
         if file is None and fold is not None and fold >= folds:
