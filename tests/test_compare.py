@@ -619,6 +619,13 @@ def test_long_names_leave_room_for_what_is_drawn():
         assert figure.axes[0].get_position().width > 0.4
 
 
+def test_learning_curves_count_epochs_from_one_and_average_those_that_runs_have():
+    longer = [{"epoch": 0, "val/dice": 0.1}, {"epoch": 1, "val/dice": 0.3}]
+    drawn = drawings.learning({"dice": [longer, [{"epoch": 0, "val/dice": 0.3}]]}, "val/dice").axes[0]
+    lines = [line.get_xydata().tolist() for line in drawn.lines]
+    assert lines == [[[1, 0.1], [2, 0.3]], [[1, 0.3]], [[1, pytest.approx(0.2)], [2, 0.3]]]
+
+
 def test_a_single_loss_is_compared_with_nothing(sweep, tmp_path):
     headline, _, _ = report(tmp_path, sweep(losses={"dice": 0.5}))
     assert headline.splitlines()[0].endswith("There is nothing to compare it with.")
