@@ -1,16 +1,18 @@
 """What is typed arrives where it works: data and module as train.py makes them of a config."""
 
+from time import sleep
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from torch import nn
 
 from conftest import ROOT, TINY
 from raremask import commandline  # noqa: F401  registers the resolvers
 from raremask.building import build
-from raremask.inference import Predictor, sharing_cores
-from raremask.module import Viewer, _contrast
+from raremask.module import _contrast
 from raremask.scoring import _predict
 from raremask.terminal import quieten
 
@@ -73,36 +75,62 @@ class Height(nn.Module):
         return torch.full_like(image[:, :1], image.shape[-2] / 100)
 
 
-@pytest.mark.parametrize(("tile", "seen"), [(None, 48), ((16, 32), 16)])
-def test_images_are_scored_in_tiles_if_a_run_has_some(made, tile, seen):
-    data, _ = made()
-    data.predicted = "test"
-    received = []
-    with sharing_cores(1) as pool:
-        viewer = Viewer(
-            Predictor([Height()], tile=tile), lambda _, probability: received.append(probability.mean()), pool
-        )
-        viewer.predict_step(data.on_after_batch_transfer(next(iter(data.predict_dataloader())), 0), 0)
-        viewer.on_predict_epoch_end()
-    expected = torch.sigmoid(torch.tensor(seen / 100)).item()
-    assert received == pytest.approx([expected] * len(received), abs=1e-3)
-    assert received
-
-
-def test_what_goes_wrong_with_the_last_image_is_said(made):
+@pytest.fixture
+def scored(made):
+    """Return a function that hands the test images to one that scores them, as it is done in threads."""
     quieten()
-    data, _ = made()
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+
+    def score(receive, *overrides: str, tile=None, callbacks=()):
+        data, _ = made(*overrides)
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = Trainer(accelerator="cpu", callbacks=list(callbacks), **quiet)
+        _predict(trainer, data, [Height()], tile, "test", "none", receive)
+
+    return score
+
+
+@pytest.mark.parametrize(("tile", "seen"), [(None, 48), ((16, 32), 16)])
+def test_images_are_scored_in_tiles_if_a_run_has_some(scored, tile, seen):
+    received = []
+    scored(lambda _, probability: received.append(probability.mean()), tile=tile)
+    expected = torch.sigmoid(torch.tensor(seen / 100)).item()
+    assert received == pytest.approx([expected] * 4, abs=1e-3)
+
+
+@pytest.mark.parametrize("error", [OSError("no room"), StopIteration("no room")])
+@pytest.mark.parametrize("wrong", [0, 2, 3])
+def test_what_goes_wrong_with_an_image_is_said(scored, wrong, error):
+    def receive(index, probability):
+        if index == wrong:
+            raise error
+
+    with pytest.raises(RuntimeError if isinstance(error, StopIteration) else OSError):
+        scored(receive, "dataset.batch_size=1")
+
+
+def test_at_an_error_nothing_more_is_begun(scored):
     received = []
 
     def receive(index, probability):
         received.append(index)
-        if index == len(data.splits["test"]) - 1:
+        if index == 0:
             raise OSError("no room")
+        sleep(0.5)
 
     with pytest.raises(OSError, match="no room"):
-        _predict(trainer, data, [Height()], None, "test", "none", receive)
-    assert sorted(received) == list(range(len(data.splits["test"])))
+        scored(receive, "dataset.test=24", "dataset.batch_size=8")
+    assert len(received) < 8
+
+
+def test_images_share_the_cores_that_lightning_leaves_to_a_process(scored):
+    before, seen = torch.get_num_threads(), set()
+    divide = LambdaCallback(on_predict_start=lambda *_: torch.set_num_threads(8))
+    try:
+        scored(lambda *_: seen.add(torch.get_num_threads()), callbacks=[divide])
+        assert seen == {2}  # four images
+        assert torch.get_num_threads() == 8
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_contrast_is_that_of_foreground_and_background():

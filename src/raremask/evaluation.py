@@ -257,7 +257,10 @@ def compare_with_record(table: Path, images: Judged, empty: str) -> float:
     change = largest_change(table, again)
     print(f"Largest change of a score against {table.name}: {change:.2g}")
     if change > SAME:
-        warnings.warn(f"The scores differ from the run's own; see {again}. Another device or dataset?", stacklevel=2)
+        warnings.warn(
+            f"The scores differ from the run's own; see {again}. Another device, other cores, or another dataset?",
+            stacklevel=2,
+        )
     else:
         again.unlink()
     return change

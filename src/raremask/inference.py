@@ -151,9 +151,13 @@ def sharing_cores(images: int) -> Iterator[ThreadPoolExecutor]:
     cores = torch.get_num_threads()
     threads = max(1, min(images, cores))
     try:
-        torch.set_num_threads(1)  # or the threads behind this one wait for more to do, and keep cores busy with that
+        torch.set_num_threads(1)  # or OpenMP's threads of this one spin after each operation, on cores of the others
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(cores // threads,)) as pool:
-            yield pool
+            try:
+                yield pool
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # what has not begun; for the rest `with` waits
+                raise
     finally:
         torch.set_num_threads(cores)  # for threads to come, which take the number that was set last
 

@@ -1,8 +1,9 @@
 """The LightningModules: what happens to a batch, in training and once trained."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from raremask.collapse import extremes
-from raremask.inference import Predictor, to_native
+from raremask.inference import Predictor, sharing_cores, to_native
 from raremask.metrics.gather import ImageCounts, Means, count
 from raremask.metrics.overlap import chance, shares, summary
 
@@ -184,13 +185,14 @@ class Viewer(LightningModule):
     Args:
         predictor: Gives probabilities.
         receive: Gets the index of each image and its probability `(height, width)` float32 at native size, in threads.
-        pool: The threads, see :func:`raremask.inference.sharing_cores`; two batches are in them at once.
+        opened: Closes the threads, see :func:`raremask.inference.sharing_cores`; until then they may be at work.
     """
 
-    def __init__(self, predictor: Predictor, receive: Callable[[int, np.ndarray], None], pool: Executor):
+    def __init__(self, predictor: Predictor, receive: Callable[[int, np.ndarray], None], opened: ExitStack):
         super().__init__()
-        self.predictor, self.receive, self.pool = predictor, receive, pool
-        self.before: list[Future] = []  # the images of the batch before
+        self.predictor, self.receive, self.opened = predictor, receive, opened
+        self.pool: Executor | None = None
+        self.before: Iterator[None] = iter(())  # waits for the images of the batch before
 
     def predict_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Send the images of a batch on their way, and wait for those of the batch before.
@@ -206,15 +208,16 @@ class Viewer(LightningModule):
             self.receive(index, probability[0, 0].float().cpu().numpy())
 
         images = (batch["image"] if on_cpu else self.predictor(batch["image"])).split(1)
-        sent = zip(images, batch["index"].tolist(), batch["size"], batch["box"], strict=True)
-        before, self.before = self.before, [self.pool.submit(finish, *one) for one in sent]
-        for image in before:
-            image.result()
+        if self.pool is None:  # not before: when Lightning starts processes it divides the cores among them
+            batches = min(2, sum(self.trainer.num_predict_batches))
+            self.pool = self.opened.enter_context(sharing_cores(batches * len(images)))
+        before = self.before
+        self.before = self.pool.map(finish, images, batch["index"].tolist(), batch["size"], batch["box"])
+        list(before)  # waits, and raises what went wrong
 
     def on_predict_epoch_end(self) -> None:
         """Wait for the last batch."""
-        for image in self.before:
-            image.result()
+        list(self.before)
 
 
 def _contrast(probability: Tensor, mask: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -199,8 +200,8 @@ def _predict(
     receive: Callable[[int, np.ndarray], None],
 ) -> None:
     data.predicted = split
-    with sharing_cores(min(2 * data.batch_size, len(data.splits[split]))) as pool:
-        viewer = Viewer(Predictor(nets, views, tile), receive, pool)
+    with ExitStack() as opened:
+        viewer = Viewer(Predictor(nets, views, tile), receive, opened)
         trainer.predict(viewer, datamodule=data, return_predictions=False)
 
 
