@@ -142,7 +142,7 @@ def sharing_cores(images: int) -> Iterator[ThreadPoolExecutor]:
 
     Of networks on a GPU the threads read, finish and write images. On the CPU they also compute: a batch goes through a
     network one operation after the other, and at each the cores wait for the last of them. A folder of images took 1.22
-    of the time of the network alone before, and takes .9 so, reading and writing included (docs/performance.md,
+    of the time of the network alone before, and takes .84 so, reading and writing included (docs/performance.md,
     prediction). The calling thread computes with one core meanwhile.
 
     Args:
