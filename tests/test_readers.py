@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from conftest import colour, saved, square
 from raremask import BadInput
 from raremask.data.folder import Folder
-from raremask.data.readers import read_image, read_mask
+from raremask.data.readers import lzw_is_sound, read_image, read_mask
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".gif"])
@@ -432,3 +432,58 @@ def test_a_boolean_mask_of_tifffile_is_what_was_written(tmp_path):
     mask = square() > 0
     tifffile.imwrite(tmp_path / "mask.tif", mask)
     assert (read_mask(tmp_path / "mask.tif") == mask).all()
+
+
+def packed(codes, old: bool) -> bytes:
+    """Codes of LZW as bytes, in the form of TIFF 6.0 or the one before it."""
+    bits, table = [], 257
+    for code in codes:
+        width = 9 + sum(table >= size - (not old) for size in (512, 1024, 2048))
+        number = [code >> place & 1 for place in range(width)]
+        bits += number if old else number[::-1]
+        table = 257 if code == 256 else max(258, table + 1)
+    return np.packbits(np.array(bits, np.uint8), bitorder="little" if old else "big").tobytes()
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("between", [1, 5, 253, 254, 255, 256, 1500, 3000])
+def test_a_code_that_is_no_byte_after_a_clear_is_found(old, between):
+    plain = [256, *([7] * between), 256, 256, *range(10), 256, 9, 257]
+    whole = packed(plain, old)
+    assert imagecodecs.lzw_decode(whole, out=between + 11) == bytes([7] * between + [*range(10), 9])
+    assert lzw_is_sound(np.frombuffer(whole, np.uint8))
+    for place in (1, between + 3, between + 14):
+        wrong = packed([*plain[:place], 300, *plain[place + 1 :]], old)
+        assert not lzw_is_sound(np.frombuffer(wrong, np.uint8))
+    assert lzw_is_sound(np.frombuffer(packed([*plain[:2], 400, *plain[3:]], old), np.uint8))  # refused by the decoder
+
+
+@pytest.mark.parametrize("more", [{}, {"tile": (16, 16)}, {"predictor": True}, {"photometric": "rgb"}])
+def test_lzw_is_read_unless_it_would_crash_the_decoder(tmp_path, more):
+    shape = (200, 300, 3) if "photometric" in more else (200, 300)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    file = tmp_path / "image.tif"
+    tifffile.imwrite(file, pixels, compression="lzw", **more)
+    assert np.array_equal(read_image(file, 3), pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2))
+    with tifffile.TiffFile(file) as tiff:
+        place = tiff.pages.first.dataoffsets[-1]
+    content = bytearray(file.read_bytes())
+    content[place : place + 8] = packed([256, 300, 258, 66, 257], old=False)
+    file.write_bytes(content)
+    with pytest.raises(BadInput, match="its LZW compression is damaged"):
+        read_image(file, 3)
+
+
+def test_lzw_is_read_with_the_bits_of_each_byte_reversed(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+    file = tmp_path / "image.tif"
+    tifffile.imwrite(file, pixels, compression="lzw", extratags=[(65000, 3, 1, 2, True)])
+    with tifffile.TiffFile(file) as tiff:
+        (start,), (length,) = tiff.pages.first.dataoffsets, tiff.pages.first.databytecounts
+    content = np.frombuffer(file.read_bytes(), np.uint8).copy()
+    strip = content[start : start + length]
+    strip[:] = np.packbits(np.unpackbits(strip, bitorder="little"))
+    tag, order = (struct.pack("<HHIH", number, 3, 1, 2) for number in (65000, 266))  # which tifffile doesn't write
+    assert content.tobytes().count(tag) == 1
+    file.write_bytes(content.tobytes().replace(tag, order))
+    assert np.array_equal(read_image(file, 1)[..., 0], pixels)

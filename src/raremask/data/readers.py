@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import imagecodecs
@@ -23,6 +24,8 @@ PHOTOGRAPH = 0.5  # share of the pixels from which gray, between a quarter and t
 LINE = 0.01  # share of the foreground from which thin structures of a value are labels: less may be a slip of the pen
 COLOURS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 ORIENTATION = 274  # number of the tag, in EXIF and TIFF
+CLEAR, END = 256, 257  # codes of LZW
+LONGEST = 5000  # more codes than LZW has between two clears
 PLAIN = ("MINISWHITE", "MINISBLACK", "RGB", "PALETTE")  # what the numbers of a TIFF may stand for
 ONE_CLASS = "foreground is one class here: make a mask for each class"
 
@@ -188,6 +191,9 @@ def _read_with_tifffile(path: Path, bits: int) -> np.ndarray:
         meant = page.photometric.name if isinstance(page.photometric, tifffile.PHOTOMETRIC) else str(page.photometric)
         if meant not in PLAIN and not (meant == "YCBCR" and "JPEG" in str(page.compression)):
             raise BadInput(f"{path}: its colours are {meant}; save it as gray or RGB")
+        for part in file.pages:
+            if part.compression == tifffile.COMPRESSION.LZW:
+                _refuse_unsound_lzw(path, file, part)
         pixels = file.asarray()
         if len(file.pages) > 1 and pixels.ndim > len(page.shape):
             raise BadInput(f"{path}: holds {len(file.pages)} pictures; save each as a file of its own")
@@ -201,6 +207,55 @@ def _read_with_tifffile(path: Path, bits: int) -> np.ndarray:
             pixels = white - np.minimum(pixels, white) if pixels.dtype == np.uint16 else ~pixels
         tag = page.tags.get(ORIENTATION)
         return _upright(pixels, int(tag.value) if tag else 1)
+
+
+def _refuse_unsound_lzw(path: Path, file: tifffile.TiffFile, page: Any) -> None:
+    """Before it is decoded: where the code after a clear is no byte, imagecodecs 2026.3.6 crashes Python."""
+    for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+        file.filehandle.seek(offset)
+        data = np.frombuffer(file.filehandle.read(length), np.uint8)
+        if page.fillorder == tifffile.FILLORDER.LSB2MSB:
+            data = np.packbits(np.unpackbits(data, bitorder="little"))
+        if not lzw_is_sound(data):
+            raise BadInput(f"{path}: cannot be read (its LZW compression is damaged)")
+
+
+def lzw_is_sound(data: np.ndarray) -> bool:
+    """Say whether LZW as in TIFF goes on with a byte after each code that clears its table.
+
+    Where a code lies depends on nothing but how many there were since the last clear: they grow from 9 to 12 bits.
+
+    Args:
+        data: `(n,)` uint8, compressed.
+
+    Source:
+        TIFF 6.0 (1992), section 13; before it there was a form with the bits the other way round.
+
+    >>> lzw_is_sound(np.array([128, 16, 96, 32], np.uint8))  # clear, "A", end
+    True
+    >>> lzw_is_sound(np.array([128, 75, 32, 32], np.uint8))  # clear, 300
+    False
+    """
+    old = len(data) > 1 and data[0] == 0 and data[1] % 2 == 1
+    first, second, third = (np.concatenate([data[more:], [0] * more]).astype(np.int32) for more in range(3))
+    joined = first | second << 8 | third << 16 if old else first << 16 | second << 8 | third
+    table = np.maximum(258, 257 + np.arange(LONGEST))  # its size when a code is read, the first one after a clear
+    bits = 9 + (table[:, None] >= np.array([512, 1024, 2048]) - (not old)).sum(axis=1)
+    ends, ones = np.cumsum(bits), (1 << bits) - 1
+    place = 9  # it begins with a clear, or the decoder refuses it
+    while True:
+        whole = slice(np.searchsorted(ends, 8 * len(data) - place, side="right"))
+        end = place + ends[whole]
+        at = end - bits[whole]
+        codes = joined[at >> 3] >> (at & 7 if old else 24 - (end - (at & ~7))) & ones[whole]
+        if len(codes) and codes[0] > END:
+            return False
+        special = np.flatnonzero((codes == CLEAR) | (codes == END))
+        if not len(special):
+            return len(codes) < LONGEST
+        if codes[special[0]] == END:
+            return True
+        place = end[special[0]]
 
 
 def _read_with_pillow(path: Path, deep: bool) -> np.ndarray:
