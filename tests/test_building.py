@@ -108,7 +108,16 @@ def test_what_goes_wrong_with_an_image_is_said(scored, wrong, error):
         scored(receive, "dataset.batch_size=1")
 
 
-def test_at_an_error_nothing_more_is_begun(scored):
+@pytest.fixture
+def cores():
+    """Return a function that sets how many cores PyTorch has, until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_at_an_error_nothing_more_is_begun(scored, cores):
+    cores(2)
     received = []
 
     def receive(index, probability):
@@ -122,15 +131,12 @@ def test_at_an_error_nothing_more_is_begun(scored):
     assert len(received) < 8
 
 
-def test_images_share_the_cores_that_lightning_leaves_to_a_process(scored):
-    before, seen = torch.get_num_threads(), set()
-    divide = LambdaCallback(on_predict_start=lambda *_: torch.set_num_threads(8))
-    try:
-        scored(lambda *_: seen.add(torch.get_num_threads()), callbacks=[divide])
-        assert seen == {2}  # four images
-        assert torch.get_num_threads() == 8
-    finally:
-        torch.set_num_threads(before)
+def test_images_share_the_cores_that_lightning_leaves_to_a_process(scored, cores):
+    seen = set()
+    divide = LambdaCallback(on_predict_start=lambda *_: cores(8))
+    scored(lambda *_: seen.add(torch.get_num_threads()), callbacks=[divide])
+    assert seen == {2}  # four images
+    assert torch.get_num_threads() == 8
 
 
 def test_contrast_is_that_of_foreground_and_background():
